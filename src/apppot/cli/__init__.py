@@ -1,0 +1,24 @@
+"""The verbs: one module each, with `configure(parser)` and `main(options) -> exit status`."""
+
+from __future__ import annotations
+
+# verb -> what it does, in the order of the help text. A verb's module is apppot.cli.<verb>.
+VERBS: dict[str, str] = {
+    "run": "run a command in its own virtual machine",
+    "shell": "open an interactive shell in a virtual machine",
+    "ps": "list the running machines",
+    "exec": "run one more command in a running machine",
+    "stop": "stop running machines",
+    "logs": "show a machine's console",
+    "prune": "remove what killed runs have left",
+    "images": "list the images in the stores",
+    "inspect": "show an image in detail",
+    "rm": "remove images from the store",
+    "bootstrap": "make an image from a distribution's packages",
+    "kit": "build, show or verify the kit of static binaries",
+    "doctor": "try what works on this computer, and say what to do",
+    "completion": "print a shell's completion script",
+}
+
+# Verbs whose exit status is the payload's; their own failures are told apart by 125.
+PAYLOAD_VERBS = frozenset({"run", "shell", "exec"})

@@ -1,0 +1,1 @@
+"""Virtual machines: the specification, the engines, and what this host allows."""

@@ -1,0 +1,167 @@
+"""Make layers: EROFS files whose bytes depend only on the archive that they are made from."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from enum import StrEnum
+from typing import IO, TYPE_CHECKING
+
+from apppot import process
+from apppot.errors import ImageError, KitError
+from apppot.image import model, tarstream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apppot.image.model import Descriptor
+    from apppot.image.writer import Writer
+
+BLOCK_SIZE = 4096
+MAGIC = b"\xe2\xe1\xf5\xe0"
+MAGIC_OFFSET = 1024
+# The same for all layers: a layer is known by its digest, and must not differ by its identifiers.
+UUID = "00000000-0000-0000-0000-000000000000"
+BUILD_TIME = 0
+LAST_LINES = 8
+LITTLE_SPACE = 16 << 20
+
+
+class Compression(StrEnum):
+    """How a layer's files are compressed; docs/decisions tells why `none` is the default."""
+
+    NONE = "none"
+    LZ4HC = "lz4hc"
+    ZSTD = "zstd"
+
+
+def arguments(program: str, target: str, compression: Compression = Compression.NONE) -> list[str]:
+    """Return the command that reads a tar archive from standard input and writes a layer."""
+    pressing = {
+        Compression.NONE: [],
+        Compression.LZ4HC: ["-zlz4hc,9", "-C65536"],
+        Compression.ZSTD: ["-zzstd,9", "-C65536"],
+    }[compression]
+    return [
+        program,
+        "--quiet",
+        "--tar=f",
+        f"-b{BLOCK_SIZE}",
+        f"-U{UUID}",
+        f"-T{BUILD_TIME}",
+        "--mkfs-time",  # -T is the file system's time: files keep theirs
+        *pressing,
+        target,
+    ]
+
+
+def mkfs_program() -> str:
+    """Return the path of mkfs.erofs: `APPPOT_MKFS_EROFS`, the kit's, else the system's."""
+    named = os.environ.get("APPPOT_MKFS_EROFS", "")
+    if named:
+        return named
+    try:
+        from apppot import kit  # noqa: PLC0415
+
+        return kit.find().file("bin/mkfs.erofs")
+    except (ImportError, AttributeError, KitError):
+        return process.find_program(
+            "mkfs.erofs", hint="run 'apppot kit build' or install the package erofs-utils"
+        )
+
+
+def layer(
+    writer: Writer,
+    archive: IO[bytes],
+    *,
+    compression: Compression = Compression.NONE,
+    without: Callable[[str], bool] | None = None,
+) -> Descriptor:
+    """Add a layer made from a seekable tar archive to a store; raises ImageError.
+
+    `without` tells which paths are left out. The store sees the layer whole or not at all.
+    """
+    path = writer.temporary()
+    make(archive, path, compression=compression, without=without)
+    return writer.take(path, model.LAYER_TYPE)
+
+
+def make(
+    archive: IO[bytes],
+    target: str,
+    *,
+    compression: Compression = Compression.NONE,
+    without: Callable[[str], bool] | None = None,
+) -> None:
+    """Write a layer made from a seekable tar archive to the file `target`; raises ImageError."""
+    argv = arguments(mkfs_program(), target, compression)
+    with tempfile.TemporaryFile() as output:
+        pid, pipe = _start(argv, target, output.fileno())
+        code = _feed(pid, pipe, lambda: tarstream.normalise(archive, pipe, without=without))
+        if code != 0:
+            output.seek(0)
+            raise _failure(argv, code, output.read().decode("utf-8", "replace"), target)
+    check(target)
+
+
+def _start(argv: list[str], target: str, output: int) -> tuple[int, IO[bytes]]:
+    """Start mkfs.erofs; return its process id and the pipe that it reads."""
+    # It keeps the files' contents in $TMPDIR for a while: they are as big as the layer.
+    env = process.clean_environment({"TMPDIR": os.path.dirname(os.path.abspath(target))})
+    reader, end = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = process.spawn(argv, descriptors={0: reader, 1: output, 2: output}, env=env)
+    except BaseException:
+        os.close(end)
+        raise
+    finally:
+        os.close(reader)
+    return pid, os.fdopen(end, "wb", buffering=tarstream.PIECE)
+
+
+def _feed(pid: int, pipe: IO[bytes], write: Callable[[], object]) -> int:
+    """Let `write` fill the pipe; return the reader's end status (negative: signal)."""
+    try:
+        try:
+            write()
+        finally:
+            pipe.close()
+    except BrokenPipeError:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return code or 1  # it ended early, whatever it says
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _failure(argv: list[str], code: int, output: str, target: str) -> ImageError:
+    """Return the error for a mkfs.erofs that failed."""
+    how = f"was killed by signal {-code}" if code < 0 else f"failed with status {code}"
+    lines = [line for line in output.splitlines() if line.strip()]
+    said = "\n".join(lines[-LAST_LINES:])
+    free = os.statvfs(os.path.dirname(os.path.abspath(target)))
+    full = "No space left" in output or free.f_bavail * free.f_frsize < LITTLE_SPACE
+    return ImageError(
+        f"'{argv[0]}' {how}" + (f"\n{said}" if said else ""),
+        hint=f"the disk of {os.path.dirname(target)} is full: free some space, or set"
+        " APPPOT_STORE to a folder on a bigger disk"
+        if full
+        else "",
+    )
+
+
+def check(path: str) -> None:
+    """Check that a file is an EROFS file system with our block size; raises ImageError."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(MAGIC_OFFSET)
+            superblock = file.read(16)
+    except OSError as error:
+        raise ImageError(f"cannot read the layer {path}: {error.strerror}") from error
+    if superblock[:4] != MAGIC:
+        raise ImageError(f"{path} is not an EROFS file system")
+    if 1 << superblock[12] != BLOCK_SIZE:
+        raise ImageError(f"{path} has blocks of {1 << superblock[12]} bytes, not {BLOCK_SIZE}")

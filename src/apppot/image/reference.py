@@ -1,0 +1,104 @@
+"""The names of images: `name[:tag][@digest]`, or a digest, or the beginning of one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from apppot.errors import UsageError
+
+DEFAULT_TAG = "latest"
+SHORTEST_PREFIX = 8
+LONGEST_NAME = 255
+DIGEST_LENGTH = 64
+_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_HOST = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](?::[0-9]{1,5})?"
+)
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
+_GRAMMAR = "an image is NAME[:TAG][@sha256:DIGEST], such as debian:bookworm"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a user named. `prefix` is set if the text can be (the beginning of) a digest.
+
+    A text with a prefix and no name can only be a digest; one with both, such as `deadbeef`, is
+    first looked for as a name.
+    """
+
+    name: str
+    tag: str = DEFAULT_TAG
+    digest: str = ""
+    prefix: str = ""
+
+    def __str__(self) -> str:
+        if not self.name:
+            return f"sha256:{self.prefix}"
+        return f"{self.full}@{self.digest}" if self.digest else self.full
+
+    @property
+    def full(self) -> str:
+        """The name and the tag, as the store's index has them."""
+        return f"{self.name}:{self.tag}"
+
+
+def parse(text: str) -> Reference:
+    """Return what `text` names; raises UsageError."""
+    prefix = _PREFIX.fullmatch(text)
+    if text.startswith("sha256:"):
+        if not prefix:
+            raise _error(
+                text, f"a digest is sha256: and {SHORTEST_PREFIX} to 64 hexadecimal digits"
+            )
+        return Reference("", "", prefix=prefix[1])
+    rest, at, digest = text.partition("@")
+    if at and not _DIGEST.fullmatch(digest):
+        raise _error(text, "after '@' there must be sha256: and 64 hexadecimal digits")
+    name, tag = rest, DEFAULT_TAG
+    colon = rest.rfind(":")
+    if colon > rest.rfind("/"):
+        name, tag = rest[:colon], rest[colon + 1 :]
+        if not _TAG.fullmatch(tag):
+            raise _error(text, f"the tag '{tag}' is not 1 to 128 letters, digits, '_', '.' and '-'")
+    _check_name(text, name)
+    return Reference(name, tag, digest, prefix[1] if prefix else "")
+
+
+def parse_name(text: str) -> Reference:
+    """Return what `text` names, for an image that is to be made: no digest; raises UsageError."""
+    reference = parse(text)
+    if reference.digest or not reference.name:
+        raise _error(text, "a new image gets a name and a tag, not a digest")
+    return reference
+
+
+def _check_name(text: str, name: str) -> None:
+    """Check the part before the tag: [host[:port]/]component[/component]..."""
+    if not name:
+        raise _error(text, "the name is empty")
+    if len(name) > LONGEST_NAME:
+        raise _error(
+            text[:40] + "...", f"the name has {len(name)} characters, {LONGEST_NAME} is the most"
+        )
+    first, *others = name.split("/")
+    is_host = bool(others) and (
+        "." in first or ":" in first or first == "localhost" or first != first.lower()
+    )
+    if is_host and not _HOST.fullmatch(first):
+        raise _error(text, f"'{first}' is not a host name")
+    for component in others if is_host else (first, *others):
+        if _COMPONENT.fullmatch(component):
+            continue
+        if component.lower() != component and _COMPONENT.fullmatch(component.lower()):
+            raise _error(text, f"'{component}' has capital letters; try '{component.lower()}'")
+        what = f"'{component}' is not" if component else "a part is empty, not"
+        raise _error(
+            text, f"{what} lower-case letters and digits, parted by single '.', '_' or '-'"
+        )
+
+
+def _error(text: str, problem: str) -> UsageError:
+    return UsageError(f"'{text}' does not name an image: {problem}", hint=_GRAMMAR)

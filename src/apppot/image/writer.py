@@ -1,0 +1,343 @@
+"""The writing side of stores: blobs and images are added whole or not at all.
+
+Two locks keep writers apart; readers take none. Whoever adds blobs holds `blobs.lock` shared until
+the index names them; whoever removes blobs holds it alone. `index.lock` is held for the moment in
+which index.json is replaced. So whatever lies in the store under a temporary name while the first
+lock can be had alone was left by a writer that was killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from apppot.errors import ImageError
+from apppot.image import model
+from apppot.image.model import Descriptor
+from apppot.image.store import BLOBS, INDEX, LAYOUT, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from types import TracebackType
+
+TEMPORARY = ".tmp-"
+PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What was removed. `busy`: a writer was at work, so that blobs were left for later."""
+
+    images: tuple[str, ...] = ()
+    blobs: int = 0
+    temporaries: int = 0
+    size: int = 0
+    busy: bool = False
+
+
+class Writer:
+    """A context in which blobs can be added and images be named; see `Store.writer`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._stack = ExitStack()
+        self._own: set[str] = set()
+
+    def __enter__(self) -> Writer:
+        with _explained(self.store, "write to"):
+            prepare(self.store)
+            self._stack.enter_context(_locked(self.store, "blobs.lock", fcntl.LOCK_SH))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for path in self._own:
+            _unlink(path)
+        self._stack.close()
+
+    def temporary(self) -> str:
+        """Return the path of a new empty file in the blobs' folder, to be given to `take`.
+
+        It is removed at the context's end if it was not taken.
+        """
+        with _explained(self.store, "write to"):
+            handle, path = tempfile.mkstemp(
+                prefix=TEMPORARY, dir=os.path.join(self.store.path, BLOBS)
+            )
+            os.close(handle)
+        self._own.add(path)
+        return path
+
+    def take(self, path: str, media_type: str, *, expected: str = "") -> Descriptor:
+        """Turn a file from `temporary` into a blob and return its descriptor.
+
+        With `expected`, its digest must be that one. Raises ImageError.
+        """
+        with _explained(self.store, "write to"), open(path, "rb") as file:
+            digest, size = digest_of(file)
+            if expected and digest != expected:
+                raise ImageError(f"a blob should have the digest {expected}, but has {digest}")
+            os.fchmod(file.fileno(), 0o444 & ~_umask())
+            os.fsync(file.fileno())
+            final = self.store.blob_path(digest)
+            # An equal blob is replaced: the one that is there may be damaged.
+            os.rename(path, final)
+            self._own.discard(path)
+            _sync_folder(os.path.dirname(final))
+        return Descriptor(media_type, digest, size)
+
+    def add(self, data: bytes, media_type: str) -> Descriptor:
+        """Add a small blob and return its descriptor."""
+        path = self.temporary()
+        with _explained(self.store, "write to"), open(path, "wb") as file:
+            file.write(data)
+        return self.take(path, media_type)
+
+    def add_json(self, document: Mapping[str, Any], media_type: str) -> Descriptor:
+        """Add a JSON document in a form that depends on its content alone."""
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return self.add(text.encode(), media_type)
+
+    def image(
+        self,
+        name: str,
+        layers: Iterable[Descriptor],
+        config: Mapping[str, Any],
+        *,
+        annotations: Mapping[str, str] | None = None,
+        replace: bool = False,
+    ) -> str:
+        """Add an image of layers that are already in the store; return its manifest's digest.
+
+        `name` is a full reference. Raises ImageError if it exists, unless `replace` is set.
+        """
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": model.MANIFEST_TYPE,
+            "config": self.add_json(config, model.CONFIG_TYPE).json(),
+            "layers": [layer.json() for layer in layers],
+        }
+        if annotations:
+            manifest["annotations"] = dict(annotations)
+        blob = self.add_json(manifest, model.MANIFEST_TYPE)
+        self.tag(name, blob, replace=replace)
+        return blob.digest
+
+    def tag(self, name: str, manifest: Descriptor, *, replace: bool = False) -> None:
+        """Let `name` refer to a manifest that is in the store; raises ImageError."""
+        with _changing(self.store) as index:
+            there = [v for v in index["manifests"] if _name(v) == name]
+            if there and not replace and there[0].get("digest") != manifest.digest:
+                raise exists(name, self.store)
+            kept = [value for value in index["manifests"] if _name(value) != name]
+            kept.append({**manifest.json(), "annotations": {model.REF_NAME: name}})
+            index["manifests"] = kept
+
+
+def exists(name: str, store: Store) -> ImageError:
+    """Return the error for a name that is taken."""
+    return ImageError(
+        f"the image '{name}' exists already in {store.path}",
+        hint=f"choose another name, replace it with --force, or remove it with 'apppot rm {name}'",
+    )
+
+
+def prepare(store: Store) -> None:
+    """Make the store's folders and its layout file; raises OSError."""
+    os.makedirs(os.path.join(store.path, BLOBS), exist_ok=True)
+    layout = os.path.join(store.path, LAYOUT)
+    if not os.path.exists(layout):
+        with _locked(store, "index.lock", fcntl.LOCK_EX):
+            _write_aside(layout, b'{"imageLayoutVersion":"1.0.0"}\n')
+
+
+def digest_of(file: IO[bytes]) -> tuple[str, int]:
+    """Return digest and size of what is left in `file`."""
+    import hashlib  # noqa: PLC0415
+
+    state, size = hashlib.sha256(), 0
+    while piece := file.read(PIECE):
+        state.update(piece)
+        size += len(piece)
+    return f"sha256:{state.hexdigest()}", size
+
+
+def remove(store: Store, names: Iterable[str]) -> Cleaned:
+    """Remove references (full ones, or digests), then the blobs that nothing refers to.
+
+    The references go at once; the blobs stay for the next time if a writer is at work.
+    Raises ImageError.
+    """
+    wanted = frozenset(names)
+    with _explained(store, "write to"), _changing(store) as index:
+        gone = [v for v in index["manifests"] if {_name(v), v.get("digest")} & wanted]
+        index["manifests"] = [v for v in index["manifests"] if v not in gone]
+    images = tuple(_name(value) or value["digest"] for value in gone)
+    cleaned = clean(store)
+    return Cleaned(images, cleaned.blobs, cleaned.temporaries, cleaned.size, cleaned.busy)
+
+
+def clean(store: Store) -> Cleaned:
+    """Remove the blobs that nothing refers to and what killed writers have left.
+
+    Does nothing while a writer is at work. Raises ImageError if an image is damaged: then it is
+    not known what its blobs are.
+    """
+    folder = os.path.join(store.path, BLOBS)
+    if not os.path.isdir(folder):
+        return Cleaned()
+    with _explained(store, "clean"), ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(store, "blobs.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError:
+            return Cleaned(busy=True)
+        stack.enter_context(_locked(store, "index.lock", fcntl.LOCK_EX))
+        temporaries = _leftovers(store.path) + _leftovers(folder)
+        used = _used(store)
+        blobs = [
+            path
+            for name in sorted(os.listdir(folder))
+            if model.is_digest(f"sha256:{name}") and f"sha256:{name}" not in used
+            for path in [os.path.join(folder, name)]
+        ]
+        size = sum(os.lstat(path).st_size for path in (*temporaries, *blobs))
+        for path in (*temporaries, *blobs):
+            os.unlink(path)
+    return Cleaned((), len(blobs), len(temporaries), size)
+
+
+def _leftovers(folder: str) -> list[str]:
+    """Return the temporary files in a folder."""
+    return [
+        os.path.join(folder, name)
+        for name in sorted(os.listdir(folder))
+        if name.startswith(TEMPORARY)
+    ]
+
+
+def _used(store: Store) -> frozenset[str]:
+    """Return the digests of all blobs that the index leads to; raises ImageError."""
+    used: set[str] = set()
+    pending = [entry.manifest for entry in store.entries()]
+    while pending:
+        blob = pending.pop()
+        if blob.digest in used:
+            continue
+        used.add(blob.digest)
+        document = store.document(blob, "manifest")
+        if not isinstance(document, dict):
+            raise ImageError(f"damaged image: manifest {blob.digest} is not a JSON object")
+        where = f"manifest {blob.digest}"
+        pending.extend(model.descriptor(v, where) for v in document.get("manifests") or ())
+        leaves = [v for v in (document.get("config"), document.get("subject")) if v]
+        leaves.extend(document.get("layers") or ())
+        used.update(model.descriptor(value, where).digest for value in leaves)
+    return frozenset(used)
+
+
+def _name(value: Any) -> str:
+    """Return the reference in a descriptor of the index, or ''."""
+    annotations = value.get("annotations") if isinstance(value, dict) else None
+    name = annotations.get(model.REF_NAME) if isinstance(annotations, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+@contextmanager
+def _changing(store: Store) -> Iterator[dict[str, Any]]:
+    """Give the index to be changed in place; it is replaced as a whole at the end."""
+    with _explained(store, "write to"), _locked(store, "index.lock", fcntl.LOCK_EX):
+        index = store.index()
+        store.entries()  # a damaged index is not built upon
+        before = json.dumps(index)
+        yield index
+        if json.dumps(index) != before:
+            text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
+            _write_aside(os.path.join(store.path, INDEX), text.encode())
+
+
+@contextmanager
+def _locked(store: Store, name: str, how: int) -> Iterator[None]:
+    """Hold a lock file of the store; raises OSError."""
+    path = os.path.join(store.path, name)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, how)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _explained(store: Store, what: str) -> Iterator[None]:
+    """Turn the system's errors into ones that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "free some space ('apppot prune', 'apppot rm IMAGE'), or set"
+            " APPPOT_STORE to a folder on a bigger disk",
+            errno.EDQUOT: "your quota is used up: free some space, or set APPPOT_STORE to a"
+            " folder elsewhere",
+            errno.ENOLCK: "this file system has no locks: set APPPOT_STORE to a folder elsewhere",
+        }
+        read_only = "set APPPOT_STORE to a folder that you can write to"
+        raise ImageError(
+            f"cannot {what} the store {store.path}: {error.strerror or error}",
+            hint=hints.get(error.errno or 0, read_only),
+        ) from error
+
+
+def _write_aside(path: str, data: bytes) -> None:
+    """Replace a file by one with this content, so that no reader sees a part of it."""
+    folder = os.path.dirname(path)
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(handle, 0o666 & ~_umask())
+            os.fsync(handle)
+        os.rename(temporary, path)
+    except BaseException:
+        _unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(path: str) -> None:
+    """Make a folder's entries last."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            raise
+    finally:
+        os.close(handle)
+
+
+def _unlink(path: str) -> None:
+    """Remove a file if it is there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _umask() -> int:
+    """Return the process's umask, from the only place that tells it without changing it."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022

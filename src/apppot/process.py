@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from apppot.errors import AppPotError, ProcessError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TAIL_LINES = 15
@@ -62,10 +63,11 @@ def run(
     log: IO[bytes] | None = None,
     check: bool = True,
     timeout: float | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
     """Run a helper program to its end; its output goes to `log` if given, else it is captured.
 
-    `timeout` is in seconds. Raises ProcessError if it cannot be started, runs out of time, or
+    `timeout` is in seconds; `pass_fds` are descriptors that it inherits under the same numbers. Raises ProcessError if it cannot be started, runs out of time, or
     (with `check`) fails.
     """
     import subprocess  # noqa: PLC0415  3 ms that the run path need not pay
@@ -82,6 +84,7 @@ def run(
             stdout=log or subprocess.PIPE,
             stderr=subprocess.STDOUT if log else subprocess.PIPE,
             timeout=timeout,
+            pass_fds=pass_fds,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -146,3 +149,102 @@ def spawn(
     except OSError as error:
         name = os.fsdecode(argv[0])
         raise ProcessError(f"cannot start '{name}': {error.strerror}", returncode=127) from error
+
+
+def in_child(function: Callable[[], Any], deadline: float) -> Any:
+    """Call `function` in a forked child and return its result, which must fit into JSON.
+
+    For calls that may crash, hang, or change the process for good (seccomp, Landlock, namespaces).
+    After `deadline` seconds the child and its own children are killed; this never waits for a
+    child that cannot be killed. Only from a process with one thread. Raises ProcessError with
+    returncode 124 (deadline), the negative signal, or 1 (exception in the child: its text).
+    """
+    import json  # noqa: PLC0415  not needed on the run path
+    import time  # noqa: PLC0415
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _be_child(function, writer, deadline)
+    os.close(writer)
+    with open(reader, "rb", buffering=0) as stream:
+        end = time.monotonic() + deadline
+        answer = _read_until(stream.fileno(), end)
+    status = _reap(pid, end if answer is not None else 0.0)
+    name = getattr(function, "__name__", "the test")
+    if answer:
+        kind, value = json.loads(answer)
+        if kind == "result":
+            return value
+        raise ProcessError(str(value), returncode=1)
+    if answer is None or status is None or status == -signal.SIGALRM:
+        raise ProcessError(f"{name} did not end within {deadline:g} s", returncode=124)
+    raise ProcessError(f"{name} {_how_it_ended(status)}", returncode=status or 1)
+
+
+def _be_child(function: Callable[[], Any], writer: int, deadline: float) -> NoReturn:
+    """Be in_child()'s child: call, write the answer, and leave without the parent's clean-up."""
+    import json  # noqa: PLC0415
+
+    try:
+        os.setpgid(0, 0)  # so that its children can be killed with it
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
+        # Whatever becomes of the parent, this process ends.
+        signal.setitimer(signal.ITIMER_REAL, deadline + 1)
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        try:
+            answer = ["result", function()]
+        except Exception as error:  # noqa: BLE001  it is handed to the parent
+            answer = ["error", str(error) or type(error).__name__]
+        left = memoryview(json.dumps(answer).encode())
+        while left:
+            left = left[os.write(writer, left) :]
+    finally:
+        os._exit(0)
+
+
+def _read_until(descriptor: int, end: float) -> bytes | None:
+    """Return everything up to end-of-file; None if the time `end` comes first."""
+    import select  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
+    pieces = []
+    while select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+        piece = os.read(descriptor, 65536)
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+    return None
+
+
+def _reap(pid: int, end: float) -> int | None:
+    """Reap in_child()'s child, from the time `end` on by force; None if it does not die."""
+    import time  # noqa: PLC0415
+
+    killed = False
+    give_up = max(end, time.monotonic()) + 2.0
+    while time.monotonic() < give_up:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            _kill_group(pid)  # what it may have left
+            return os.waitstatus_to_exitcode(status)
+        if not killed and time.monotonic() >= end:
+            _kill_group(pid)
+            killed = True
+        time.sleep(0.002)
+    return None
+
+
+def _kill_group(pid: int) -> None:
+    import contextlib  # noqa: PLC0415
+
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _how_it_ended(status: int) -> str:
+    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

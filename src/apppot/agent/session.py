@@ -1,0 +1,336 @@
+"""One machine's conversation: commands, their streams, signals and results over one channel."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from apppot.agent import frames
+from apppot.agent.frames import Frame, Kind
+from apppot.agent.loop import READ, WRITE, Loop, broken, would_block
+from apppot.agent.streams import Sink, Source
+from apppot.errors import MachineError, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apppot.agent.spec import CommandSpec, GuestSpec
+
+READ_SIZE = 1 << 18
+# With more than this waiting for the guest, no more standard input is read.
+_STDOUT, _STDERR = 1, 2
+
+
+class State(StrEnum):
+    """A command's life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command ended; times in seconds, memory in bytes."""
+
+    code: int | None = None
+    signal: int | None = None
+    failure: str = ""
+    failure_errno: int = 0
+    core_dumped: bool = False
+    user_time: float = 0.0
+    system_time: float = 0.0
+    peak_memory: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the machine is unusable."""
+
+    stage: str
+    text: str
+    errno: int
+
+    def __str__(self) -> str:
+        reason = f": {os.strerror(self.errno)}" if self.errno else ""
+        return f"{self.text}{reason}"
+
+
+class Command:
+    """One command in the machine, and its streams on the host."""
+
+    def __init__(self, session: Session, ident: int, stdio: tuple[int, int, int]) -> None:
+        self.ident = ident
+        self.state = State.STARTING
+        self.started_at = 0.0  # seconds since the guest kernel's start
+        self.result: CommandResult | None = None
+        self.on_end: Callable[[Command], None] = lambda _: None
+        self.output_error: OSError | None = None
+        self._session = session
+        self._stdio = stdio
+        self._sinks: dict[int, Sink] = {}
+        self._source: Source | None = None
+
+    def open_streams(self, *, terminal: bool) -> None:
+        """Connect the host's descriptors; the command is not asked to start before this."""
+        loop = self._session.loop
+        for stream in (_STDOUT,) if terminal else (_STDOUT, _STDERR):
+            self._sinks[stream] = Sink(
+                loop,
+                self._stdio[stream],
+                passed_on=lambda amount, stream=stream: self._credit(stream, amount),  # type: ignore[misc]
+                gone=lambda error, stream=stream: self._reader_gone(stream, error),  # type: ignore[misc]
+            )
+
+    def begin(self) -> None:
+        """Start relaying, once the guest has been asked to start the command."""
+        for sink in self._sinks.values():
+            sink.fail()
+        self._source = Source(self._session.loop, self._stdio[0], arrived=self._input)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command's process group."""
+        if self.state is not State.ENDED:
+            self._session.send(Kind.SIGNAL, self.ident, bytes((number,)))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the command its terminal's new size."""
+        if self.state is not State.ENDED:
+            size = b"".join(n.to_bytes(2, "little") for n in (rows, columns, 0, 0))
+            self._session.send(Kind.RESIZE, self.ident, size)
+
+    @property
+    def flushed(self) -> bool:
+        """Whether all output has reached the host's descriptors."""
+        return all(sink.idle for sink in self._sinks.values())
+
+    def close(self) -> None:
+        """Give the host's descriptors back."""
+        for sink in self._sinks.values():
+            sink.close()
+        if self._source:
+            self._source.close()
+
+    def handle(self, frame: Frame) -> None:
+        """Act on a frame for this command; raises ProtocolError."""
+        payload = frame.payload
+        match frame.kind:
+            case Kind.STDOUT | Kind.STDERR:
+                sink = self._sinks.get(_STDOUT if frame.kind is Kind.STDOUT else _STDERR)
+                if sink and payload:
+                    sink.feed(payload)
+            case Kind.GUEST_CREDIT:
+                _, amount = frames.parse_credit(payload)
+                if self._source:
+                    self._source.grant(amount)
+            case Kind.GUEST_CLOSE:
+                if self._source:
+                    self._source.close()
+            case Kind.STARTED:
+                self.state = State.RUNNING
+                self.started_at = frames.number(frames.parse_records(payload), 1) / 1e9
+            case Kind.EXITED:
+                self._end(_command_result(payload))
+            case Kind.FAILED:
+                found = _failure(payload)
+                self._end(CommandResult(failure=found.text, failure_errno=found.errno))
+            case _:
+                raise ProtocolError(f"the guest agent sent {frame.kind.name} for a command")
+
+    def _end(self, result: CommandResult) -> None:
+        self.state = State.ENDED
+        self.result = result
+        if self._source:
+            self._source.close()
+        self.on_end(self)
+
+    def _input(self, data: bytes) -> None:
+        if self.state is not State.ENDED:
+            self._session.send(Kind.STDIN, self.ident, data)
+
+    def _credit(self, stream: int, amount: int) -> None:
+        if self.state is not State.ENDED:
+            self._session.send_raw(frames.encode_credit(self.ident, stream, amount))
+
+    def _reader_gone(self, stream: int, error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            self.output_error = error
+        if self.state is not State.ENDED:
+            self._session.send(Kind.CLOSE, self.ident, bytes((stream,)))
+
+
+class Session:
+    """The conversation with one machine's agent.
+
+    The callbacks are called from the loop: `on_ready` when the machine is as asked,
+    `on_lost` when the channel broke, `on_failed` when the agent gave up, `on_bye` after the last
+    frame, `on_notice` with texts for the curious.
+    """
+
+    def __init__(self, loop: Loop, channel: int) -> None:
+        self.loop = loop
+        self.commands: dict[int, Command] = {}
+        self.hello: dict[int, bytes] = {}
+        self.ready: dict[int, bytes] = {}
+        self.bye: dict[int, bytes] | None = None
+        self.failure: Failure | None = None
+        self.on_hello: Callable[[], None] = lambda: None
+        self.on_ready: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], None] = lambda: None
+        self.on_notice: Callable[[str], None] = lambda _: None
+        self._channel = channel
+        self._decoder = frames.Decoder()
+        self._outgoing = bytearray()
+        self._open = True
+        self._next = 1
+        os.set_blocking(channel, False)
+        loop.watch(channel, READ, self._ready)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the channel is gone."""
+        return not self._open
+
+    def configure(self, spec: GuestSpec) -> None:
+        """Ask for the machine; only after `on_hello`."""
+        for piece in frames.encode_specification(Kind.MACHINE, 0, spec.encode()):
+            self.send_raw(piece)
+
+    def start(self, spec: CommandSpec, stdio: tuple[int, int, int]) -> Command:
+        """Ask for a command whose streams are relayed to and from the descriptors `stdio`."""
+        pieces = list(frames.encode_specification(Kind.COMMAND, self._next, spec.encode()))
+        command = Command(self, self._next, stdio)
+        command.open_streams(terminal=spec.terminal is not None)
+        self.commands[self._next] = command
+        self._next += 1
+        for piece in pieces:
+            self.send_raw(piece)
+        command.begin()
+        return command
+
+    def power_off(self) -> None:
+        """Ask the agent to end everything and say goodbye."""
+        self.send(Kind.POWEROFF)
+
+    def send(self, kind: Kind, ident: int = 0, payload: bytes = b"") -> None:
+        """Send one frame."""
+        self.send_raw(frames.encode(kind, ident, payload))
+
+    def send_raw(self, data: bytes) -> None:
+        """Send frames that are already encoded; dropped if the channel is gone."""
+        if not self._open:
+            return
+        if not self._outgoing:
+            data = data[self._write(data) :]
+            if data and self._open:
+                self.loop.watch(self._channel, READ | WRITE, self._ready)
+        self._outgoing += data
+
+    def close(self) -> None:
+        """Hang up, and give every descriptor of every command back."""
+        for command in self.commands.values():
+            command.close()
+        if self._open:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._open = False
+        self.loop.unwatch(self._channel)
+        os.close(self._channel)
+
+    def _write(self, data: bytes) -> int:
+        try:
+            return os.write(self._channel, data)
+        except OSError as error:
+            if would_block(error):
+                return 0
+            return len(data)  # the reading side will notice the hang-up
+
+    def _ready(self, events: int) -> None:
+        if events & WRITE and self._outgoing:
+            del self._outgoing[: self._write(bytes(self._outgoing[:READ_SIZE]))]
+            if not self._outgoing:
+                self.loop.watch(self._channel, READ, self._ready)
+        if events & READ or broken(events):
+            self._receive()
+
+    def _receive(self) -> None:
+        try:
+            data = os.read(self._channel, READ_SIZE)
+        except OSError as error:
+            if would_block(error):
+                return
+            data = b""
+        if not data:
+            self._hang_up()
+            self.on_end()
+            return
+        for frame in self._decoder.feed(data):
+            if frame.ident:
+                self._for_command(frame)
+            else:
+                self._for_machine(frame)
+
+    def _for_command(self, frame: Frame) -> None:
+        command = self.commands.get(frame.ident)
+        if command is None:
+            raise ProtocolError(f"the guest agent spoke of an unknown command {frame.ident}")
+        if frame.kind is Kind.NOTICE:
+            self.on_notice(frame.payload.decode("utf-8", "replace"))
+        elif command.state is not State.ENDED:
+            command.handle(frame)
+
+    def _for_machine(self, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.HELLO:
+                self.hello = frames.parse_records(frame.payload)
+                spoken = frames.number(self.hello, 1)
+                if spoken != frames.VERSION:
+                    raise MachineError(
+                        f"the kit's agent speaks protocol {spoken}, not {frames.VERSION}",
+                        hint="build the kit again with this version: apppot kit build",
+                    )
+                self.on_hello()
+            case Kind.READY:
+                self.ready = frames.parse_records(frame.payload)
+                self.on_ready()
+            case Kind.FAILED:
+                self.failure = _failure(frame.payload)
+                self.on_end()
+            case Kind.NOTICE:
+                self.on_notice(frame.payload.decode("utf-8", "replace"))
+            case Kind.BYE:
+                self.bye = frames.parse_records(frame.payload)
+                self.on_end()
+            case _:
+                raise ProtocolError(f"the guest agent sent {frame.kind.name} for no command")
+
+
+def _failure(payload: bytes) -> Failure:
+    found = frames.parse_records(payload)
+    return Failure(
+        stage=found.get(2, b"").decode("utf-8", "replace"),
+        text=found.get(4, b"").decode("utf-8", "replace"),
+        errno=frames.number(found, 3),
+    )
+
+
+def _command_result(payload: bytes) -> CommandResult:
+    found = frames.parse_records(payload)
+    code = frames.number(found, 6) if 6 in found else None
+    number = frames.number(found, 7) if 7 in found else None
+    if (code is None) == (number is None) or not 0 <= (code or 0) <= 255:  # noqa: PLR2004
+        raise ProtocolError("the guest agent sent a result without a valid exit status")
+    if number is not None and not 0 < number < signal.NSIG:
+        raise ProtocolError(f"the guest agent reported signal {number}")
+    return CommandResult(
+        code=code,
+        signal=number,
+        core_dumped=bool(frames.number(found, 8)),
+        user_time=frames.number(found, 9) / 1e6,
+        system_time=frames.number(found, 10) / 1e6,
+        peak_memory=frames.number(found, 11),
+    )

@@ -1,0 +1,140 @@
+"""What a machine and a command are asked to be, and their records on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from apppot.agent.frames import records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class GuestShare:
+    """A shared folder as the guest mounts it."""
+
+    filesystem: str
+    source: str
+    target: bytes
+    options: str
+    read_only: bool
+    single_file: bool = False
+
+
+@dataclass(frozen=True)
+class GuestUser:
+    """The user that the guest provides for the payload."""
+
+    uid: int
+    gid: int
+    name: str
+    home: str
+    sudo: bool = True
+
+
+@dataclass(frozen=True)
+class GuestNetwork:
+    """Addresses of the guest's only interface."""
+
+    addresses: tuple[str, ...]
+    gateways: tuple[str, ...]
+    name_servers: tuple[str, ...]
+    search: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    """The `MACHINE` specification."""
+
+    hostname: str
+    layers: tuple[str, ...]
+    scratch: str = ""
+    scratch_limit: int = 0
+    shares: tuple[GuestShare, ...] = ()
+    network: GuestNetwork | None = None
+    user: GuestUser | None = None
+    clock: int = 0
+
+    def encode(self) -> bytes:
+        """Return the specification's records."""
+        return records(self._pairs())
+
+    def _pairs(self) -> Iterator[tuple[int, int | str | bytes]]:
+        yield 1, self.hostname
+        for layer in self.layers:
+            yield 2, layer
+        if self.scratch:
+            yield 3, self.scratch
+        yield 4, self.scratch_limit
+        for share in self.shares:
+            yield 5, share.filesystem
+            yield 6, share.source
+            yield 7, share.target
+            yield 8, share.options
+            yield 9, int(share.read_only) | int(share.single_file) << 1
+        if self.network:
+            for tag, texts in (
+                (10, self.network.addresses),
+                (11, self.network.gateways),
+                (12, self.network.name_servers),
+                (13, self.network.search),
+                (14, self.network.hosts),
+            ):
+                for text in texts:
+                    yield tag, text
+        if self.user:
+            yield 20, self.user.uid
+            yield 21, self.user.gid
+            yield 22, self.user.name
+            yield 23, self.user.home
+            yield 25, int(self.user.sudo)
+        if self.clock:
+            yield 30, self.clock
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """The size of a command's terminal, in characters."""
+
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """The `COMMAND` specification; arguments and environment are bytes and stay as they are."""
+
+    arguments: tuple[bytes, ...]
+    environment: tuple[bytes, ...]
+    directory: bytes
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = field(default=())
+    terminal: Terminal | None = None
+    umask: int = 0o022
+    user: str = ""  # a name of the guest's; takes the place of uid, gid and groups
+
+    def encode(self) -> bytes:
+        """Return the specification's records."""
+        return records(self._pairs())
+
+    def _pairs(self) -> Iterator[tuple[int, int | str | bytes]]:
+        for argument in self.arguments:
+            yield 1, argument
+        for setting in self.environment:
+            yield 2, setting
+        yield 3, self.directory
+        yield 4, self.uid
+        yield 5, self.gid
+        for group in self.groups:
+            yield 6, group
+        if self.terminal:
+            yield 7, 1
+            yield 8, self.terminal.rows
+            yield 9, self.terminal.columns
+        yield 10, self.umask
+        if self.user:
+            yield 11, self.user

@@ -1,0 +1,51 @@
+"""What a virtual machine is asked to be: plain data, the same for every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apppot.agent.spec import GuestUser
+
+
+class Network(StrEnum):
+    """What the guest can reach."""
+
+    USER = "user"
+    NONE = "none"
+
+
+class UmlMode(StrEnum):
+    """How User-Mode Linux catches the system calls of guest programs."""
+
+    SECCOMP = "seccomp"
+    PTRACE = "ptrace"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A host folder (or single file) that the guest sees."""
+
+    source: str
+    target: bytes
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """One virtual machine. Sizes in bytes; `host_cpus` are the host's CPUs that it may use."""
+
+    hostname: str
+    layers: tuple[str, ...]  # paths of EROFS files, the lowest first
+    cpus: int
+    host_cpus: tuple[int, ...]
+    memory: int
+    mode: UmlMode = UmlMode.SECCOMP
+    scratch: int | None = None  # size of the disk; None: memory
+    shares: tuple[Share, ...] = ()
+    network: Network = Network.USER
+    host_loopback: bool = False
+    user: GuestUser | None = None
+    kernel_arguments: tuple[str, ...] = ()

@@ -1,0 +1,158 @@
+"""The folder of one running machine: made, locked, listed, and swept up when its owner died."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from apppot import paths
+from apppot.errors import AppPotError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RECORD = "machine.json"
+CONSOLE = "console.log"
+CONTROL = "control"
+
+
+class RunDir:
+    """A machine's folder; whoever holds the lock on it is alive."""
+
+    def __init__(self, path: str, lock: int) -> None:
+        self.path = path
+        self.ident = os.path.basename(path)
+        self._lock = lock
+
+    @classmethod
+    def make(cls) -> RunDir:
+        """Make a folder with a new name and lock it."""
+        base = paths.runtime_dir()
+        while True:
+            path = os.path.join(base, os.urandom(4).hex())
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                continue
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _same(lock, path):  # else a sweep took it for a leftover in the moment before
+                return cls(path, lock)
+            os.close(lock)
+
+    def file(self, name: str) -> str:
+        """Return the path of a file in the folder."""
+        return os.path.join(self.path, name)
+
+    def record(self, facts: dict[str, Any]) -> None:
+        """Write what other processes may know of this machine."""
+        aside = self.file(RECORD + ".new")
+        with open(aside, "w", encoding="utf-8") as file:
+            json.dump(facts, file)
+        os.rename(aside, self.file(RECORD))
+
+    def __enter__(self) -> RunDir:  # noqa: PYI034
+        """Nothing to do: the folder is there since `make`."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A running machine, as seen by another process of the same user."""
+
+    ident: str
+    path: str
+    facts: dict[str, Any]
+
+    def file(self, name: str) -> str:
+        """Return the path of a file in the machine's folder."""
+        return os.path.join(self.path, name)
+
+
+def machines() -> list[Listed]:
+    """Return the running machines of this user on this host, the oldest first."""
+    found = []
+    for path in _folders():
+        if _abandoned(path) is not None:
+            continue
+        try:
+            with open(os.path.join(path, RECORD), encoding="utf-8") as file:
+                facts = json.load(file)
+        except (OSError, ValueError):
+            continue  # just being made, or just gone
+        found.append(Listed(os.path.basename(path), path, facts))
+    return sorted(found, key=lambda machine: float(machine.facts.get("started", 0)))
+
+
+def select(name: str) -> Listed:
+    """Return the machine whose identifier begins with `name`; raises UsageError."""
+    running = machines()
+    matching = [machine for machine in running if machine.ident.startswith(name)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise UsageError(
+            f"'{name}' fits {len(matching)} machines: " + ", ".join(m.ident for m in matching),
+            hint="give more of the identifier",
+        )
+    names = ", ".join(machine.ident for machine in running)
+    raise UsageError(
+        f"no machine '{name}' is running",
+        hint=f"running: {names}" if names else "no machine of yours is running on this host",
+    )
+
+
+def sweep() -> list[str]:
+    """Remove the folders whose owners died; return the identifiers."""
+    removed = []
+    for path in _folders():
+        lock = _abandoned(path, keep=True)
+        if lock is None:
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+        removed.append(os.path.basename(path))
+    return removed
+
+
+def _folders() -> Iterator[str]:
+    try:
+        base = paths.runtime_dir()
+        names = sorted(os.listdir(base))
+    except (OSError, AppPotError):
+        return
+    for name in names:
+        if len(name) == 8 and all(c in "0123456789abcdef" for c in name):  # noqa: PLR2004
+            yield os.path.join(base, name)
+
+
+def _abandoned(path: str, *, keep: bool = False) -> int | None:
+    """Return a lock on a folder that nobody holds (closed unless `keep`), or None."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    if not keep:
+        os.close(lock)
+    return lock
+
+
+def _same(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False

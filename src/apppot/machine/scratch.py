@@ -1,0 +1,74 @@
+"""Scratch disks: sparse files without a name, formatted by the kit's mke2fs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+
+from apppot import paths, process
+from apppot.errors import MachineError
+from apppot.machine.limits import show_size
+
+SMALLEST = 1 << 20
+# No journal: the disk is thrown away with the machine. Tables are written when they are needed.
+_FEATURES = "^has_journal,^resize_inode,^metadata_csum,extent,sparse_super2,uninit_bg"
+
+
+def mke2fs_arguments(program: str, device: str) -> list[str]:
+    """Return the command line that formats a scratch disk."""
+    # fmt: off
+    return [
+        program, "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0",
+        "-O", _FEATURES,
+        "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0",
+        "-L", "scratch", "-U", "00000000-0000-0000-0000-000000000001",
+        device,
+    ]
+    # fmt: on
+
+
+def make_disk(size: int, mke2fs: str) -> int:
+    """Return the descriptor of a new disk of `size` bytes that takes no space until it is used.
+
+    Raises MachineError if the folder for scratch cannot hold it at all.
+    """
+    folder = paths.scratch_dir()
+    if size < SMALLEST:
+        raise MachineError(
+            f"a scratch disk of {show_size(size)} is too small", hint="--scratch takes 1M or more"
+        )
+    try:
+        descriptor = _nameless(folder)
+        try:
+            os.ftruncate(descriptor, size)
+            device = f"/proc/self/fd/{descriptor}"
+            process.run(
+                mke2fs_arguments(mke2fs, device),
+                pass_fds=(descriptor,),
+                env=process.clean_environment({"MKE2FS_CONFIG": "/dev/null"}),
+            )
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        advice = "set APPPOT_TMPDIR to a folder with more room"
+        if error.errno == errno.EFBIG:
+            advice = "raise the limit on file sizes (ulimit -f), or ask for a smaller disk"
+        raise MachineError(
+            f"cannot make a scratch disk of {show_size(size)} in {folder}: {error.strerror}",
+            hint=advice,
+        ) from error
+    return descriptor
+
+
+def _nameless(folder: str) -> int:
+    """Return an open file in `folder` that has no name, so that nothing can be left behind."""
+    try:
+        return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+            raise
+    descriptor, path = tempfile.mkstemp(prefix="apppot-scratch-", dir=folder)  # NFS, old kernels
+    os.unlink(path)
+    return descriptor

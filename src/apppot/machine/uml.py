@@ -1,0 +1,282 @@
+"""The User-Mode Linux engine: the guest kernel is an ordinary process of the calling user."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apppot import kit, process
+from apppot.agent.spec import GuestShare, GuestSpec
+from apppot.errors import MachineError
+from apppot.machine import network, scratch
+from apppot.machine.engine import Engine, Machine
+from apppot.machine.limits import show_size
+from apppot.machine.model import MachineSpec, Network, Share, UmlMode
+from apppot.machine.rundir import CONSOLE, RunDir
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import ExitStack
+
+# Any value spares the kernel 40 ms of calibration; delays by counting loops are not used by the
+# drivers in the kit's kernel.
+LOOPS_PER_JIFFY = 4_000_000
+_CHANNEL = "/dev/tty1"
+_FIRST = 3  # the first descriptor that is ours to give; 0 to 2 are the kernel's own console
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """The numbers under which the kernel process inherits what it may use."""
+
+    channel: int
+    initrd: int
+    run: int
+    layers: tuple[int, ...]
+    shares: tuple[int, ...] = ()
+    scratch: int | None = None
+    network: int | None = None
+
+
+def kernel_arguments(spec: MachineSpec, given: Descriptors) -> list[str]:
+    """Return the guest kernel's command line. It holds no text of the user's, only numbers."""
+    arguments = [
+        f"mem={spec.memory >> 10}K",
+        f"seccomp={'on' if spec.mode is UmlMode.SECCOMP else 'off'}",
+        f"lpj={LOOPS_PER_JIFFY}",
+        f"initrd=/proc/self/fd/{given.initrd}",
+        "uml_dir=./",
+        "con=none",
+        "con0=null,fd:1",
+        f"con1=fd:{given.channel}",
+        "panic=-1",
+        f"apppot.channel={_CHANNEL}",
+    ]
+    if spec.cpus > 1:
+        arguments.append(f"ncpus={spec.cpus}")
+    # r: read-only; c: no lock on the file, for file systems of clusters that have none
+    arguments.extend(f"ubd{n}rc=/proc/self/fd/{fd}" for n, fd in enumerate(given.layers))
+    if given.scratch is not None:
+        arguments.append(f"ubd{len(given.layers)}c=/proc/self/fd/{given.scratch}")
+    shares = [
+        f"{fd}{'ro' if share.read_only else ''}"
+        for fd, share in zip(given.shares, spec.shares, strict=True)
+    ]
+    # Without a share a descriptor that is no directory closes hostfs altogether.
+    arguments.append("hostfs_fd=" + (",".join(shares) or "0ro"))
+    if given.network is not None:
+        arguments.append(f"virtio_uml.device=fd={given.network}:1")
+    return [*arguments, *spec.kernel_arguments]
+
+
+def confine_arguments(
+    program: str, spec: MachineSpec, given: Descriptors, parent: int
+) -> list[str]:
+    """Return the words before the kernel's command line: what the host enforces on it."""
+    # fmt: off
+    words = [
+        program,
+        "--parent", str(parent),
+        "--chdir-fd", str(given.run),
+        "--cpus", ",".join(map(str, spec.host_cpus)),
+        "--no-aslr",
+        "--landlock",
+        "--rw-fd", str(given.run),
+        "--ro-fd", str(given.initrd),
+        "--ro", "/proc",
+    ]
+    # fmt: on
+    for descriptor in given.layers:
+        words += ["--ro-fd", str(descriptor)]
+    for descriptor, share in zip(given.shares, spec.shares, strict=True):
+        words += ["--ro-fd" if share.read_only else "--rw-fd", str(descriptor)]
+    if given.scratch is not None:
+        words += ["--rw-fd", str(given.scratch)]
+    return [*words, "--"]
+
+
+def guest_spec(spec: MachineSpec, given: Descriptors, single_files: tuple[bool, ...]) -> GuestSpec:
+    """Return what the agent is asked to set up."""
+    disks = [f"/dev/ubd{chr(ord('a') + n)}" for n in range(len(given.layers) + 1)]
+    return GuestSpec(
+        hostname=spec.hostname,
+        layers=tuple(disks[:-1]),
+        scratch=disks[-1] if given.scratch is not None else "",
+        shares=tuple(
+            GuestShare("hostfs", f"share{n}", share.target, str(fd), share.read_only, single)
+            for n, (share, fd, single) in enumerate(
+                zip(spec.shares, given.shares, single_files, strict=True)
+            )
+        ),
+        network=network.guest_network(host_loopback=spec.host_loopback)
+        if spec.network is Network.USER
+        else None,
+        user=spec.user,
+    )
+
+
+class _Hand:
+    """Open what the machine needs, and number it as the kernel process will see it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.map: dict[int, int] = {}
+
+    def give(self, descriptor: int) -> int:
+        """Return the child's number for a descriptor, which this process closes later."""
+        self._stack.callback(os.close, descriptor)
+        number = _FIRST + len(self.map)
+        self.map[number] = descriptor
+        return number
+
+    def open(self, path: str, flags: int, what: str) -> int:
+        """Open a path and give it; raises MachineError."""
+        try:
+            return self.give(os.open(path, flags | os.O_CLOEXEC))
+        except OSError as error:
+            raise MachineError(
+                f"cannot open {what} {path}: {error.strerror}",
+                hint="check its permissions" if isinstance(error, PermissionError) else "",
+            ) from error
+
+    def single_file(self, number: int) -> bool:
+        """Tell whether a descriptor is of something else than a folder."""
+        return not stat.S_ISDIR(os.fstat(self.map[number]).st_mode)
+
+
+class UmlEngine(Engine):
+    """User-Mode Linux: needs no privilege and no device."""
+
+    name = "uml"
+
+    def start(self, spec: MachineSpec, run: RunDir, stack: ExitStack) -> Machine:
+        """Start the kernel, and passt for its network; raises MachineError."""
+        import contextlib  # noqa: PLC0415
+
+        tools = kit.find()
+        with contextlib.ExitStack() as ours:
+            hand = _Hand(ours)
+            host_end, guest_end = socket.socketpair()
+            channel = host_end.detach()  # from here on the caller's; see Machine.channel
+            given = self._open(spec, run, tools, hand, guest_end.detach())
+            singles = tuple(map(hand.single_file, given.shares))
+            console = run.file(CONSOLE)
+            log = os.open(
+                console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+            ours.callback(os.close, log)
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            ours.callback(os.close, nothing)
+            helpers: dict[int, str] = {}
+            if spec.network is Network.USER:
+                passt_end, kernel_end = socket.socketpair()
+                ours.callback(passt_end.close)
+                given = _with_network(given, hand.give(kernel_end.detach()))
+                pid = self._start_passt(tools, spec, passt_end.fileno(), nothing, log)
+                helpers[pid] = "passt"
+            pid = process.spawn(
+                [
+                    *confine_arguments(tools.file(kit.CONFINE), spec, given, os.getpid()),
+                    tools.file(kit.LINUX),
+                    *kernel_arguments(spec, given),
+                ],
+                descriptors={0: nothing, 1: log, 2: log, **hand.map},
+                env={"HOME": "/", "PATH": process.CLEAN_PATH},
+            )
+        machine = Machine(
+            pid=pid,
+            channel=channel,
+            guest=guest_spec(spec, given, singles),
+            run=run,
+            console=console,
+            helpers=helpers,
+        )
+        stack.callback(machine.kill)
+        return machine
+
+    def _open(
+        self, spec: MachineSpec, run: RunDir, tools: kit.Kit, hand: _Hand, channel: int
+    ) -> Descriptors:
+        return Descriptors(
+            channel=hand.give(channel),
+            initrd=hand.open(tools.file(kit.AGENT), os.O_RDONLY, "the kit's agent"),
+            run=hand.open(run.path, os.O_RDONLY | os.O_DIRECTORY, "the machine's folder"),
+            layers=tuple(
+                hand.open(path, os.O_RDONLY, "the image's layer") for path in spec.layers
+            ),
+            shares=tuple(_open_share(hand, share) for share in spec.shares),
+            scratch=None
+            if spec.scratch is None
+            else hand.give(scratch.make_disk(spec.scratch, tools.file(kit.MKE2FS))),
+        )
+
+    def _start_passt(
+        self, tools: kit.Kit, spec: MachineSpec, end: int, nothing: int, log: int
+    ) -> int:
+        confine = [tools.file(kit.CONFINE), "--parent", str(os.getpid()), "--"]
+        arguments = network.passt_arguments(
+            tools.file(kit.PASST), _FIRST, host_loopback=spec.host_loopback
+        )
+        return process.spawn(
+            [*confine, *arguments],
+            descriptors={0: nothing, 1: nothing, 2: log, _FIRST: end},
+            env={"PATH": process.CLEAN_PATH},
+        )
+
+    def explain(self, machine: Machine) -> MachineError:
+        """Tell a panic, a kill by the host, and a kernel that does not start from each other."""
+        end = machine.reap()
+        said = machine.console_tail()
+        return MachineError(diagnosis(end.status, said), hint=advice(end.status, said))
+
+
+_PANIC = re.compile(r"Kernel panic - not syncing: (.*)")
+
+
+def diagnosis(status: int, console: str) -> str:
+    """Return in one or two lines why the guest kernel's process ended."""
+    panic = _PANIC.search(console)
+    if panic:
+        return f"the guest kernel panicked: {panic[1].strip()}"
+    if status < 0:
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+        return f"the guest kernel's process was killed by signal {-status} ({name})"
+    lines = [line for line in console.splitlines() if line.strip()]
+    last = f"; it said last: {lines[-1].strip()}" if lines else ""
+    return f"the guest kernel ended (status {status}) before the command did{last}"
+
+
+def advice(status: int, console: str) -> str:
+    """Return what the user can do about it."""
+    if "Out of memory" in console or "System is deadlocked on memory" in console:
+        return "give the machine more memory with --memory"
+    if status == -signal.SIGBUS:
+        return "the host ran out of memory (or of room in TMPDIR) for the guest: use less --memory"
+    if status == -signal.SIGKILL:
+        return "someone killed it, or the host's or job's memory limit did (see --memory auto)"
+    return "'apppot doctor' shows what works here; -v shows the guest's console"
+
+
+def _open_share(hand: _Hand, share: Share) -> int:
+    return hand.open(share.source, os.O_PATH, "the shared folder")
+
+
+def _with_network(given: Descriptors, number: int) -> Descriptors:
+    from dataclasses import replace  # noqa: PLC0415
+
+    return replace(given, network=number)
+
+
+def describe(spec: MachineSpec) -> Mapping[str, str]:
+    """Return the machine's main figures for people."""
+    return {
+        "engine": f"uml ({spec.mode})",
+        "CPUs": f"{spec.cpus} on host CPUs {','.join(map(str, spec.host_cpus))}",
+        "memory": show_size(spec.memory),
+        "network": str(spec.network),
+    }

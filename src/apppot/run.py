@@ -1,0 +1,267 @@
+"""Run one payload in one appliance: image, machine and agent brought together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apppot.agent import terminal
+from apppot.agent.loop import Loop
+from apppot.agent.session import Session
+from apppot.agent.spec import CommandSpec, GuestUser
+from apppot.drive import Driver, Outcome
+from apppot.errors import UsageError
+from apppot.image import store
+from apppot.machine import limits, placement, rundir
+from apppot.machine.model import MachineSpec, Network, Share, UmlMode
+from apppot.machine.rundir import RunDir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from apppot.image.model import Image, ImageConfig
+
+JOB = b"/job"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}\Z")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whom the payload runs as: numbers, or a name of the image's own."""
+
+    uid: int
+    gid: int
+    name: str
+    home: str
+    image_name: str = ""  # looked up in the guest's /etc/passwd by the agent
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What `apppot run` was asked for. Sizes in bytes, times in seconds, None: the default."""
+
+    image: str
+    command: tuple[bytes, ...] = ()
+    cpus: int = 1
+    memory: int | None = None  # None: as much as is allowed ("auto")
+    scratch: int | None = None
+    job_dir: str | None = "."
+    binds: tuple[Share, ...] = ()
+    environment: tuple[bytes, ...] = ()
+    network: Network = Network.USER
+    host_loopback: bool = False
+    user: str = ""  # "": the caller; "root"; NAME; UID[:GID]
+    workdir: bytes = b""
+    hostname: str = "apppot"
+    time_limit: float | None = None
+    grace: float = 20.0
+    report: str | None = None
+    terminal: bool = False
+    verbose: bool = False
+    mode: UmlMode | None = None
+    kernel_arguments: tuple[str, ...] = ()
+    stdio: tuple[int, int, int] = (0, 1, 2)
+    login_shell: bool = False
+
+
+def caller() -> Identity:
+    """Return the calling user under a name that every Linux accepts."""
+    uid, gid = os.getuid(), os.getgid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = ""  # batch nodes and containers do not always know their users
+    if not _ACCOUNT.match(name):
+        name = "user"
+    home = "/root" if uid == 0 else f"/home/{name}"
+    return Identity(uid, gid, name, home)
+
+
+def identity(text: str) -> Identity:
+    """Return whom `--user TEXT` means; raises UsageError."""
+    if not text:
+        return caller()
+    if text in ("root", "0", "0:0"):
+        return Identity(0, 0, "root", "/root")
+    numeric = re.fullmatch(r"(\d+)(?::(\d+))?", text)
+    if numeric:
+        uid = int(numeric[1])
+        gid = int(numeric[2]) if numeric[2] else uid
+        if max(uid, gid) >= 1 << 32:
+            raise UsageError(f"--user {text}: a user's number is below 4294967296")
+        return Identity(uid, gid, f"user{uid}" if uid else "root", f"/home/user{uid}")
+    if not _ACCOUNT.match(text):
+        raise UsageError(
+            f"--user {text!r} is neither a name nor a number", hint="--user NAME, UID or UID:GID"
+        )
+    return Identity(0, 0, text, "", image_name=text)
+
+
+def environment(
+    who: Identity, config: ImageConfig, given: tuple[bytes, ...], term: str | None
+) -> tuple[bytes, ...]:
+    """Return the payload's whole environment: clean, then the image's, then the user's."""
+    settings: dict[bytes, bytes] = {b"PATH": DEFAULT_PATH.encode()}
+    if not who.image_name:
+        settings |= {
+            b"HOME": who.home.encode(),
+            b"USER": who.name.encode(),
+            b"LOGNAME": who.name.encode(),
+        }
+    if term:
+        settings[b"TERM"] = os.fsencode(term)
+    for setting in (*(os.fsencode(text) for text in config.env), *given):
+        name, _, value = setting.partition(b"=")
+        settings[name] = value
+    return tuple(name + b"=" + value for name, value in settings.items())
+
+
+def payload(request: RunRequest, config: ImageConfig) -> tuple[bytes, ...]:
+    """Return the argument vector: the user's, else the image's, else a shell."""
+    entry = tuple(os.fsencode(word) for word in config.entrypoint)
+    own = request.command or tuple(os.fsencode(word) for word in config.cmd)
+    return (*entry, *own) or (b"/bin/sh",)
+
+
+def shares(request: RunRequest) -> tuple[Share, ...]:
+    """Return the folders to share; raises UsageError if one is not there or named twice."""
+    wanted = list(request.binds)
+    if request.job_dir is not None:
+        wanted.insert(0, Share(_folder(request.job_dir), JOB))
+    seen: set[bytes] = set()
+    for share in wanted:
+        target = os.path.normpath(share.target)
+        if target in seen:
+            raise UsageError(f"two folders are to appear at {os.fsdecode(target)} in the guest")
+        if target == b"/":
+            raise UsageError("a shared folder cannot take the place of the guest's /")
+        seen.add(target)
+    return tuple(wanted)
+
+
+def _folder(path: str) -> str:
+    try:
+        found = os.path.realpath(path, strict=True)
+    except OSError as error:
+        raise UsageError(
+            f"the job directory {path} cannot be used: {error.strerror}",
+            hint="name another with --job-dir, or none with --no-job-dir",
+        ) from error
+    if not os.path.isdir(found):
+        raise UsageError(f"the job directory {path} is not a folder")
+    return found
+
+
+def machine_spec(
+    request: RunRequest, image: Image, who: Identity, warn: Callable[[str], None]
+) -> MachineSpec:
+    """Return the machine for a request; raises AppPotError if this host cannot give it."""
+    allowed = limits.allowed_cpus()
+    if request.cpus > len(allowed):
+        warn(f"{request.cpus} virtual CPUs share {len(allowed)} CPUs of the host")
+    memory = request.memory
+    if memory is None:
+        limit = limits.memory_limit()
+        memory = limits.auto_memory(limit)
+        if request.verbose:
+            warn(f"memory {limits.show_size(memory)}, from {limit.source}")
+    guest_user = None
+    if who.uid and not who.image_name:
+        guest_user = GuestUser(who.uid, who.gid, who.name, who.home)
+    return MachineSpec(
+        hostname=request.hostname,
+        layers=tuple(layer.path for layer in image.layers),
+        cpus=request.cpus,
+        host_cpus=placement.choose(allowed, request.cpus),
+        memory=memory,
+        mode=_mode(request, warn),
+        scratch=request.scratch,
+        shares=shares(request),
+        network=request.network,
+        host_loopback=request.host_loopback,
+        user=guest_user,
+        kernel_arguments=request.kernel_arguments,
+    )
+
+
+def _mode(request: RunRequest, warn: Callable[[str], None]) -> UmlMode:
+    if request.mode:
+        return request.mode
+    from apppot.machine import probes  # noqa: PLC0415
+
+    found, reason = probes.uml_mode()
+    if request.verbose:
+        warn(f"engine uml, {found} mode: {reason}")
+    return UmlMode(found)
+
+
+def command_spec(
+    request: RunRequest, image: Image, who: Identity, environ: Mapping[str, str]
+) -> CommandSpec:
+    """Return the command for a request."""
+    size = terminal.size(request.stdio[0]) if request.terminal else None
+    term = environ.get("TERM", "linux") if request.terminal else None
+    directory = request.workdir
+    if not directory and request.job_dir is not None:
+        directory = JOB
+    directory = directory or os.fsencode(image.config.working_dir) or b"/"
+    return CommandSpec(
+        arguments=payload(request, image.config),
+        environment=environment(who, image.config, request.environment, term),
+        directory=directory,
+        uid=who.uid,
+        gid=who.gid,
+        groups=(who.gid,) if who.uid else (),
+        terminal=size,
+        user=who.image_name,
+    )
+
+
+def run(request: RunRequest, warn: Callable[[str], None]) -> Outcome:
+    """Run a payload to its end; raises AppPotError if it could not be run."""
+    from apppot.machine.uml import UmlEngine  # noqa: PLC0415
+
+    began = time.time()
+    who = identity(request.user or "")
+    image = store.resolve(request.image)
+    spec = machine_spec(request, image, who, warn)
+    command = command_spec(request, image, who, os.environ)
+    rundir.sweep()
+    engine = UmlEngine()
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(RunDir.make())
+        loop = Loop()
+        machine = engine.start(spec, folder, stack)
+        session = Session(loop, machine.channel)
+        stack.callback(session.close)
+        driver = Driver(request, engine, machine, session, command, warn)
+        folder.record(_facts(request, image, spec, command, began))
+        return driver.drive(stack, image, spec, began)
+
+
+def _facts(
+    request: RunRequest, image: Image, spec: MachineSpec, command: CommandSpec, began: float
+) -> dict[str, object]:
+    """Return what `apppot ps` shows of a machine, and what `exec` needs to know of it."""
+    return {
+        "pid": os.getpid(),
+        "image": image.name,
+        "digest": image.digest,
+        "command": [os.fsdecode(word) for word in command.arguments],
+        "environment": [os.fsdecode(setting) for setting in command.environment],
+        "directory": os.fsdecode(command.directory),
+        "uid": command.uid,
+        "gid": command.gid,
+        "user": command.user,
+        "started": began,
+        "engine": "uml",
+        "cpus": spec.cpus,
+        "memory": spec.memory,
+        "job_dir": request.job_dir and os.path.abspath(request.job_dir),
+    }

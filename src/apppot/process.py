@@ -92,9 +92,7 @@ def run(
             f"'{argv[0]}' did not end within {timeout} s: {command_line(argv)}", returncode=124
         ) from error
     except OSError as error:
-        raise ProcessError(
-            f"cannot start '{argv[0]}': {error.strerror}", returncode=127
-        ) from error
+        raise ProcessError(f"cannot start '{argv[0]}': {error.strerror}", returncode=127) from error
     result = Completed(
         tuple(map(str, argv)), done.returncode, done.stdout or b"", done.stderr or b""
     )
@@ -123,11 +121,13 @@ def spawn(
     *,
     descriptors: Mapping[int, int],
     env: Mapping[str, str] | None = None,
+    group: bool = False,
 ) -> int:
     """Start a program and return its process id at once; the caller must reap it.
 
     `descriptors` maps the child's descriptors to this process's; no others are inherited (those
-    that Python opens are close-on-exec). Raises ProcessError if the program cannot be started.
+    that Python opens are close-on-exec). With `group` it leads a process group of its own, which
+    can be signalled as a whole. Raises ProcessError if the program cannot be started.
     """
     # Sources are first moved above every target, so that no dup2 overwrites one still needed.
     floor = max((*descriptors.keys(), *descriptors.values(), 2)) + 1
@@ -137,6 +137,7 @@ def spawn(
     for index, target in enumerate(descriptors):
         actions.append((os.POSIX_SPAWN_DUP2, floor + index, target))
     actions.extend((os.POSIX_SPAWN_CLOSE, floor + index) for index in range(len(descriptors)))
+    leader: dict[str, Any] = {"setpgroup": 0} if group else {}
     try:
         return os.posix_spawn(
             argv[0],
@@ -145,6 +146,7 @@ def spawn(
             file_actions=actions,
             setsigdef=range(1, 32),
             setsigmask=(),
+            **leader,
         )
     except OSError as error:
         name = os.fsdecode(argv[0])
@@ -198,8 +200,10 @@ def _be_child(function: Callable[[], Any], writer: int, deadline: float) -> NoRe
             os.dup2(null, descriptor)
         try:
             answer = ["result", function()]
+        except OSError as error:
+            answer = ["error", error.strerror or str(error)]
         except Exception as error:  # noqa: BLE001  it is handed to the parent
-            answer = ["error", str(error) or type(error).__name__]
+            answer = ["error", f"{type(error).__name__}: {error}"]
         left = memoryview(json.dumps(answer).encode())
         while left:
             left = left[os.write(writer, left) :]
@@ -212,7 +216,7 @@ def _read_until(descriptor: int, end: float) -> bytes | None:
     import select  # noqa: PLC0415
     import time  # noqa: PLC0415
 
-    pieces = []
+    pieces: list[bytes] = []
     while select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
         piece = os.read(descriptor, 65536)
         if not piece:

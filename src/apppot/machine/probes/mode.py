@@ -1,0 +1,142 @@
+"""Which process mode of User-Mode Linux works here: booted once, then remembered.
+
+On the way to `apppot run`: with a remembered answer this costs some 0.1 ms.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from apppot import paths
+
+if TYPE_CHECKING:
+    from apppot.kit import Kit
+    from apppot.machine.probes.boot import Boot
+
+_REMEMBERED = 16
+
+
+class Mode(StrEnum):
+    """How a UML kernel runs its guest's processes."""
+
+    SECCOMP = "seccomp"
+    PTRACE = "ptrace"
+    NONE = "none"
+
+
+class UmlMode(NamedTuple):
+    """The best mode that works, and why this one."""
+
+    mode: Mode
+    reason: str
+
+
+def uml_mode(kit: Kit | None = None) -> UmlMode:
+    """Return the mode to boot UML in: seccomp if it works, else ptrace, else none.
+
+    The first call on a host (since its start, for this kit and user) boots a kernel; the answer is
+    kept in the user's cache. "none" and answers that a time-out had a part in are not kept.
+    Raises KitError if there is no kit.
+    """
+    if kit is None:
+        from apppot import kit as kits  # noqa: PLC0415
+
+        kit = kits.find()
+    key = _key(kit)
+    known = _recall(key)
+    if known is not None:
+        return known
+    from apppot.machine.probes import boot  # noqa: PLC0415  the slow road
+
+    tries = []
+    for mode in (Mode.SECCOMP, Mode.PTRACE):
+        done = boot.boot(kit, mode)
+        tries.append(done)
+        if done.ok:
+            answer = UmlMode(mode, _reason(mode, tries))
+            if not any(one.timed_out for one in tries):
+                _remember(key, answer)
+            return answer
+    return UmlMode(Mode.NONE, _reason(Mode.NONE, tries))
+
+
+def forget_uml_mode() -> None:
+    """Forget the answers for this host: for an engine whose machine did not start."""
+    try:
+        os.unlink(_cache_path())
+    except OSError:
+        return
+
+
+def _reason(mode: Mode, tries: list[Boot]) -> str:
+    failed = "; ".join(f"{one.mode}: {one.why}" for one in tries if not one.ok)
+    if mode is Mode.NONE:
+        return failed
+    return f"a kernel booted in {mode} mode" + (f" ({failed})" if failed else "")
+
+
+def _key(kit: Kit) -> str:
+    """Return what the answer depends on: the kit's files, the user, and the user's fences."""
+    parts: list[object] = [os.geteuid(), resource.getrlimit(resource.RLIMIT_AS)[0], _fences()]
+    for name in ("bin/linux", "boot/agent.cpio"):
+        found = os.stat(kit.file(name))
+        parts += [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+    return " ".join(map(str, parts))
+
+
+def _fences() -> str:
+    """Return whether a seccomp filter is on this process, and how many: "2,1"."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            return ",".join(line.split()[-1] for line in file if line.startswith("Seccomp"))
+    except OSError:
+        return "?"
+
+
+def _cache_path() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot_id = file.read().strip()
+    except OSError:
+        boot_id = "unknown"
+    host = os.uname().nodename.replace("/", "_")
+    return os.path.join(paths.cache_dir(), "probes", f"{host}-{boot_id}")
+
+
+def _lines() -> list[str]:
+    try:
+        with open(_cache_path(), encoding="utf-8", errors="replace") as file:
+            return file.read(65536).splitlines()
+    except OSError:
+        return []
+
+
+def _recall(key: str) -> UmlMode | None:
+    for line in _lines():
+        known, _, rest = line.partition("\t")
+        mode, _, reason = rest.partition("\t")
+        if known == key and reason and mode in (Mode.SECCOMP, Mode.PTRACE):
+            return UmlMode(Mode(mode), reason)
+    return None
+
+
+def _remember(key: str, answer: UmlMode) -> None:
+    """Write the answer aside and rename; a cache that cannot be written is no harm."""
+    path = _cache_path()
+    aside = f"{path}.{os.getpid()}"
+    reason = " ".join(answer.reason.split())
+    others = [line for line in _lines() if line.partition("\t")[0] != key]
+    text = "\n".join([*others, f"{key}\t{answer.mode}\t{reason}"][-_REMEMBERED:]) + "\n"
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.rename(aside, path)
+    except OSError:
+        try:
+            os.unlink(aside)
+        except OSError:
+            return

@@ -10,7 +10,7 @@ from apppot.errors import AppPotError, ExitStatus, UsageError
 
 def main(arguments: list[str]) -> int:
     """Run `apppot ARGUMENTS` and return its exit status."""
-    from apppot.cli.parser import parse  # noqa: PLC0415
+    from apppot.cli.parser import parse
 
     verb = next((word for word in arguments if not word.startswith("-")), "")
     own_failure = ExitStatus.MACHINE if verb in PAYLOAD_VERBS else ExitStatus.FAILURE
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return ExitStatus.SIGNAL_BASE + 2
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # nobody reads; do not flush at exit
+        sys.stdout = None  # nobody reads; do not flush at exit
         return ExitStatus.SIGNAL_BASE + 13
     return status
 

@@ -43,7 +43,7 @@ def store_dir() -> str:
 
 
 def store_dirs() -> tuple[str, ...]:
-    """Return the stores to search, in order: each of `APPPOT_STORE`, else user's, then the site's."""
+    """Return the stores to search: each of `APPPOT_STORE`, else the user's; then the site's."""
     named = [os.path.abspath(p) for p in os.environ.get("APPPOT_STORE", "").split(":") if p]
     own = named or [store_dir()]
     return (*own, *(os.path.join(base, "store") for base in SYSTEM_DATA))

@@ -67,19 +67,19 @@ def run(
 ) -> Completed:
     """Run a helper program to its end; its output goes to `log` if given, else it is captured.
 
-    `timeout` is in seconds; `pass_fds` are descriptors that it inherits under the same numbers. Raises ProcessError if it cannot be started, runs out of time, or
-    (with `check`) fails.
+    `timeout` is in seconds; `pass_fds` are descriptors that it inherits under the same numbers.
+    Raises ProcessError if it cannot be started, runs out of time, or (with `check`) fails.
     """
-    import subprocess  # noqa: PLC0415  3 ms that the run path need not pay
+    import subprocess  # 3 ms that the run path need not pay
 
     given = stdin if isinstance(stdin, bytes) else None
-    source = None if given is not None else (subprocess.DEVNULL if stdin is None else stdin)
+    source: Any = None if given is not None else (subprocess.DEVNULL if stdin is None else stdin)
     try:
         done = subprocess.run(
             list(argv),
             cwd=cwd,
             env=dict(env) if env is not None else clean_environment(),
-            stdin=source,  # type: ignore[arg-type]
+            stdin=source,
             input=given,
             stdout=log or subprocess.PIPE,
             stderr=subprocess.STDOUT if log else subprocess.PIPE,
@@ -161,8 +161,8 @@ def in_child(function: Callable[[], Any], deadline: float) -> Any:
     child that cannot be killed. Only from a process with one thread. Raises ProcessError with
     returncode 124 (deadline), the negative signal, or 1 (exception in the child: its text).
     """
-    import json  # noqa: PLC0415  not needed on the run path
-    import time  # noqa: PLC0415
+    import json  # not needed on the run path
+    import time
 
     reader, writer = os.pipe()
     pid = os.fork()
@@ -187,7 +187,7 @@ def in_child(function: Callable[[], Any], deadline: float) -> Any:
 
 def _be_child(function: Callable[[], Any], writer: int, deadline: float) -> NoReturn:
     """Be in_child()'s child: call, write the answer, and leave without the parent's clean-up."""
-    import json  # noqa: PLC0415
+    import json
 
     try:
         os.setpgid(0, 0)  # so that its children can be killed with it
@@ -213,8 +213,8 @@ def _be_child(function: Callable[[], Any], writer: int, deadline: float) -> NoRe
 
 def _read_until(descriptor: int, end: float) -> bytes | None:
     """Return everything up to end-of-file; None if the time `end` comes first."""
-    import select  # noqa: PLC0415
-    import time  # noqa: PLC0415
+    import select
+    import time
 
     pieces: list[bytes] = []
     while select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
@@ -227,7 +227,7 @@ def _read_until(descriptor: int, end: float) -> bytes | None:
 
 def _reap(pid: int, end: float) -> int | None:
     """Reap in_child()'s child, from the time `end` on by force; None if it does not die."""
-    import time  # noqa: PLC0415
+    import time
 
     killed = False
     give_up = max(end, time.monotonic()) + 2.0
@@ -244,7 +244,7 @@ def _reap(pid: int, end: float) -> int | None:
 
 
 def _kill_group(pid: int) -> None:
-    import contextlib  # noqa: PLC0415
+    import contextlib
 
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ from apppot.agent.loop import Loop
 from apppot.agent.session import Session
 from apppot.agent.spec import CommandSpec, GuestUser
 from apppot.drive import Driver, Outcome
-from apppot.errors import UsageError
+from apppot.errors import MachineError, UsageError
 from apppot.image import store
 from apppot.machine import limits, placement, rundir
 from apppot.machine.model import MachineSpec, Network, Share, UmlMode
@@ -61,13 +61,23 @@ class RunRequest:
     hostname: str = "apppot"
     time_limit: float | None = None
     grace: float = 20.0
-    report: str | None = None
     terminal: bool = False
     verbose: bool = False
     mode: UmlMode | None = None
     kernel_arguments: tuple[str, ...] = ()
     stdio: tuple[int, int, int] = (0, 1, 2)
-    login_shell: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is over: what ran, when (seconds since 1970), and how it ended."""
+
+    image: Image
+    machine: MachineSpec
+    command: CommandSpec
+    began: float
+    ended: float
+    outcome: Outcome
 
 
 def caller() -> Identity:
@@ -193,9 +203,13 @@ def machine_spec(
 def _mode(request: RunRequest, warn: Callable[[str], None]) -> UmlMode:
     if request.mode:
         return request.mode
-    from apppot.machine import probes  # noqa: PLC0415
+    from apppot.machine import probes
 
     found, reason = probes.uml_mode()
+    if found is probes.Mode.NONE:
+        raise MachineError(
+            f"User-Mode Linux does not boot here: {reason}", hint="'apppot doctor' shows the rest"
+        )
     if request.verbose:
         warn(f"engine uml, {found} mode: {reason}")
     return UmlMode(found)
@@ -223,9 +237,9 @@ def command_spec(
     )
 
 
-def run(request: RunRequest, warn: Callable[[str], None]) -> Outcome:
+def run(request: RunRequest, warn: Callable[[str], None]) -> Finished:
     """Run a payload to its end; raises AppPotError if it could not be run."""
-    from apppot.machine.uml import UmlEngine  # noqa: PLC0415
+    from apppot.machine.uml import UmlEngine
 
     began = time.time()
     who = identity(request.user or "")
@@ -240,9 +254,19 @@ def run(request: RunRequest, warn: Callable[[str], None]) -> Outcome:
         machine = engine.start(spec, folder, stack)
         session = Session(loop, machine.channel)
         stack.callback(session.close)
-        driver = Driver(request, engine, machine, session, command, warn)
+        driver = Driver(
+            engine,
+            machine,
+            session,
+            command,
+            stdio=request.stdio,
+            time_limit=request.time_limit,
+            grace=request.grace,
+            notice=warn if request.verbose else lambda _: None,
+        )
         folder.record(_facts(request, image, spec, command, began))
-        return driver.drive(stack, image, spec, began)
+        outcome = driver.drive(stack, host_cpus=spec.host_cpus)
+    return Finished(image, spec, command, began, time.time(), outcome)
 
 
 def _facts(

@@ -81,9 +81,7 @@ class Loop:
 class Signals:
     """Deliver signals as events of a loop, for as long as the context lasts."""
 
-    def __init__(
-        self, loop: Loop, numbers: Iterable[int], callback: Callable[[int], None]
-    ) -> None:
+    def __init__(self, loop: Loop, numbers: Iterable[int], callback: Callable[[int], None]) -> None:
         self._loop = loop
         self._numbers = tuple(numbers)
         self._callback = callback

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from apppot.agent.spec import CommandSpec, GuestSpec
 
 READ_SIZE = 1 << 18
-# With more than this waiting for the guest, no more standard input is read.
 _STDOUT, _STDERR = 1, 2
 
 
@@ -68,6 +67,7 @@ class Command:
         self.started_at = 0.0  # seconds since the guest kernel's start
         self.result: CommandResult | None = None
         self.on_end: Callable[[Command], None] = lambda _: None
+        self.on_flush: Callable[[], None] = lambda: None
         self.output_error: OSError | None = None
         self._session = session
         self._stdio = stdio
@@ -84,6 +84,8 @@ class Command:
                 passed_on=lambda amount, stream=stream: self._credit(stream, amount),  # type: ignore[misc]
                 gone=lambda error, stream=stream: self._reader_gone(stream, error),  # type: ignore[misc]
             )
+
+            self._sinks[stream].on_flush = self._drained
 
     def begin(self) -> None:
         """Start relaying, once the guest has been asked to start the command."""
@@ -147,6 +149,10 @@ class Command:
             self._source.close()
         self.on_end(self)
 
+    def _drained(self) -> None:
+        if self.state is State.ENDED and self.flushed:
+            self.on_flush()
+
     def _input(self, data: bytes) -> None:
         if self.state is not State.ENDED:
             self._session.send(Kind.STDIN, self.ident, data)
@@ -193,6 +199,34 @@ class Session:
     def lost(self) -> bool:
         """Whether the channel is gone."""
         return not self._open
+
+    @property
+    def kernel(self) -> str:
+        """The guest kernel's release, '' before HELLO."""
+        return self.hello.get(3, b"").decode("utf-8", "replace")
+
+    @property
+    def memory(self) -> int:
+        """The memory that the guest's programs can use, in bytes."""
+        return frames.number(self.ready, 12)
+
+    @property
+    def unwritten(self) -> int:
+        """The error number of writing out the shared folders; 0 if all is written."""
+        return frames.number(self.bye or {}, 13)
+
+    @staticmethod
+    def seconds(records: dict[int, bytes]) -> float | None:
+        """Return when a frame was sent, in seconds since the guest kernel's start."""
+        return frames.number(records, 1) / 1e9 if 1 in records else None
+
+    def finish(self) -> None:
+        """Read what the machine said last, after its process has ended."""
+        while self._open and self._receive():
+            pass
+        if self._open:
+            self._hang_up()
+            self.on_end()
 
     def configure(self, spec: GuestSpec) -> None:
         """Ask for the machine; only after `on_hello`."""
@@ -257,17 +291,22 @@ class Session:
         if events & READ or broken(events):
             self._receive()
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Read once and act on it; return whether there was anything."""
         try:
             data = os.read(self._channel, READ_SIZE)
         except OSError as error:
             if would_block(error):
-                return
+                return False
             data = b""
         if not data:
             self._hang_up()
             self.on_end()
-            return
+            return False
+        self._dispatch(data)
+        return True
+
+    def _dispatch(self, data: bytes) -> None:
         for frame in self._decoder.feed(data):
             if frame.ident:
                 self._for_command(frame)
@@ -320,8 +359,7 @@ def _failure(payload: bytes) -> Failure:
 
 def _command_result(payload: bytes) -> CommandResult:
     found = frames.parse_records(payload)
-    code = frames.number(found, 6) if 6 in found else None
-    number = frames.number(found, 7) if 7 in found else None
+    code, number = (frames.number(found, tag) if tag in found else None for tag in (6, 7))
     if (code is None) == (number is None) or not 0 <= (code or 0) <= 255:  # noqa: PLR2004
         raise ProtocolError("the guest agent sent a result without a valid exit status")
     if number is not None and not 0 < number < signal.NSIG:

@@ -50,6 +50,7 @@ class Sink:
         self._passed_on = passed_on
         self._gone = gone
         self._waiting = bytearray()
+        self.on_flush: Callable[[], None] = lambda: None
         self.error: OSError | None = None
         self._own = -1
         self._step = MAX_PAYLOAD
@@ -93,6 +94,7 @@ class Sink:
             del self._waiting[:done]
         if not self._waiting:
             self._loop.unwatch(self._own)
+            self.on_flush()
 
     def _write(self, data: bytes) -> int:
         done = 0
@@ -115,9 +117,7 @@ class Sink:
 class Source:
     """Where a command's input comes from: standard input of the host's side."""
 
-    def __init__(
-        self, loop: Loop, descriptor: int, *, arrived: Callable[[bytes], None]
-    ) -> None:
+    def __init__(self, loop: Loop, descriptor: int, *, arrived: Callable[[bytes], None]) -> None:
         self._loop = loop
         self._arrived = arrived
         self._credit = WINDOW

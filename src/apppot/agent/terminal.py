@@ -39,7 +39,7 @@ class Raw:
     """Hand every key to the guest, for as long as the context lasts."""
 
     def __init__(self, descriptor: int) -> None:
-        import termios  # noqa: PLC0415  only for terminals
+        import termios  # only for terminals
 
         self._termios = termios
         self._descriptor = descriptor
@@ -64,9 +64,7 @@ class Raw:
         """Make the terminal raw: termios(3), cfmakeraw."""
         t = self._termios
         iflag, oflag, cflag, lflag, ispeed, ospeed, cc = t.tcgetattr(self._descriptor)
-        iflag &= ~(
-            t.IGNBRK | t.BRKINT | t.PARMRK | t.ISTRIP | t.INLCR | t.IGNCR | t.ICRNL | t.IXON
-        )
+        iflag &= ~(t.IGNBRK | t.BRKINT | t.PARMRK | t.ISTRIP | t.INLCR | t.IGNCR | t.ICRNL | t.IXON)
         oflag &= ~t.OPOST
         lflag &= ~(t.ECHO | t.ECHONL | t.ICANON | t.ISIG | t.IEXTEN)
         cflag = (cflag & ~(t.CSIZE | t.PARENB)) | t.CS8

@@ -54,10 +54,43 @@ def parse(arguments: list[str]) -> tuple[ModuleType, argparse.Namespace]:
         print(f"apppot {__version__}")
         raise SystemExit(0)
     if verb not in VERBS:
-        import difflib  # noqa: PLC0415  for the hint alone
+        import difflib  # for the hint alone
 
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "see 'apppot --help'"
         raise UsageError(f"there is no verb '{verb}'", hint=hint)
     module, parser = verb_parser(verb)
-    return module, parser.parse_args(rest)
+    command: list[str] = []
+    if getattr(module, "TAKES_COMMAND", False):
+        rest, command = split_command(parser, rest)
+    options = parser.parse_args(rest)
+    options.command = command
+    return module, options
+
+
+def split_command(parser: Parser, words: list[str]) -> tuple[list[str], list[str]]:
+    """Cut the words after a verb into its own and the payload's.
+
+    The verb's own end with its first operand; one `--` after it is ours, everything else is the
+    payload's, byte for byte. (argparse's REMAINDER loses a `--` of the payload.)
+    """
+    position = 0
+    while position < len(words) and words[position].startswith("-") and words[position] != "--":
+        position += 1 + _takes_value(parser, words[position])
+    if words[position : position + 1] == ["--"]:
+        position += 1
+    own, command = words[: position + 1], words[position + 1 :]
+    return own, command[1:] if command[:1] == ["--"] else command
+
+
+def _takes_value(parser: Parser, word: str) -> bool:
+    """Tell whether the next word belongs to an option (`--memory 1G`, not `--memory=1G` or -v)."""
+    actions = parser._option_string_actions  # noqa: SLF001  argparse offers no other way
+    if word.startswith("--"):
+        action = actions.get(word)
+        return action is not None and action.nargs is None
+    for at, letter in enumerate(word[1:], 1):  # -tv, -uroot, -u root
+        action = actions.get("-" + letter)
+        if action is None or action.nargs is None:
+            return action is not None and at == len(word) - 1
+    return False

@@ -62,7 +62,7 @@ def mkfs_program() -> str:
     if named:
         return named
     try:
-        from apppot import kit  # noqa: PLC0415
+        from apppot import kit
 
         return kit.find().file("bin/mkfs.erofs")
     except (ImportError, AttributeError, KitError):

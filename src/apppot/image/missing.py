@@ -48,7 +48,7 @@ def _hint(wanted: Reference, names: Sequence[str]) -> str:
 
 def _near(wanted: Reference, names: Sequence[str]) -> str:
     """Return the most similar name, or ''."""
-    import difflib  # noqa: PLC0415  for the hint alone
+    import difflib  # for the hint alone
 
     for name in names:  # the right name, only the tag is missing or plainly different
         if wanted.tag == "latest" and name.rpartition(":")[0] == wanted.name:

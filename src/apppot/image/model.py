@@ -60,11 +60,10 @@ class Image:
     config: ImageConfig
 
 
-def is_digest(value: object) -> bool:
+def is_digest(value: str) -> bool:
     """Tell whether `value` is a SHA-256 digest, safe to be made into a file's name."""
     return (
-        isinstance(value, str)
-        and len(value) == 71  # noqa: PLR2004  sha256: and 64 digits
+        len(value) == 71  # noqa: PLR2004  sha256: and 64 digits
         and value.startswith("sha256:")
         and not value[7:].strip("0123456789abcdef")
     )
@@ -74,7 +73,13 @@ def descriptor(value: Any, where: str) -> Descriptor:
     """Return the descriptor that JSON `value` holds; raises ImageError."""
     if isinstance(value, dict):
         digest, size, kind = value.get("digest"), value.get("size"), value.get("mediaType", "")
-        if is_digest(digest) and isinstance(size, int) and size >= 0 and isinstance(kind, str):
+        if (
+            isinstance(digest, str)
+            and is_digest(digest)
+            and isinstance(size, int)
+            and size >= 0
+            and isinstance(kind, str)
+        ):
             return Descriptor(kind, digest, size)
     raise ImageError(f"{where} has a descriptor without a proper digest and size: {value!r:.200}")
 

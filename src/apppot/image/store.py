@@ -158,19 +158,19 @@ class Store:
 
     def writer(self) -> Writer:
         """Return a context in which blobs and images can be added; raises ImageError."""
-        from apppot.image.writer import Writer  # noqa: PLC0415
+        from apppot.image.writer import Writer
 
         return Writer(self)
 
     def remove(self, names: Iterable[str]) -> Cleaned:
         """Remove references, then the blobs that nothing refers to; raises ImageError."""
-        from apppot.image import writer  # noqa: PLC0415
+        from apppot.image import writer
 
         return writer.remove(self, names)
 
     def clean(self) -> Cleaned:
         """Remove what killed writers have left, and the blobs that nothing refers to."""
-        from apppot.image import writer  # noqa: PLC0415
+        from apppot.image import writer
 
         return writer.clean(self)
 
@@ -204,7 +204,7 @@ def find(text: str) -> tuple[Store, Entry]:
         by_digest = _by_prefix(wanted.prefix, searched)
         if by_digest:
             return by_digest
-    from apppot.image.missing import not_found  # noqa: PLC0415
+    from apppot.image.missing import not_found
 
     raise not_found(wanted, searched, problems)
 
@@ -249,9 +249,15 @@ def _forbidden(store: Store) -> bool:
 
 def _sha256(data: bytes) -> str:
     """Return the digest of `data`."""
-    import hashlib  # noqa: PLC0415  loads the TLS library: only when needed
-
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+    # hashlib would load the TLS library, which takes longer than everything else here.
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found]
+    except ImportError:
+        try:
+            from _sha256 import sha256  # type: ignore[import-not-found]
+        except ImportError:
+            from hashlib import sha256
+    return f"sha256:{sha256(data).hexdigest()}"
 
 
 def _json(data: bytes, where: str) -> Any:

@@ -168,9 +168,10 @@ def _rewritten(path: str, member: tarfile.TarInfo) -> tarfile.TarInfo:
     if member.ischr() or member.isblk():
         new.devmajor, new.devminor = member.devmajor, member.devminor
     new.mtime, fraction = _time(member)
+    headers = dict(_xattrs(member))
     if fraction:
-        new.pax_headers["mtime"] = f"{int(new.mtime)}.{fraction}"
-    new.pax_headers.update(_xattrs(member))
+        headers["mtime"] = f"{int(new.mtime)}.{fraction}"
+    new.pax_headers = headers
     return new
 
 
@@ -186,7 +187,7 @@ def _time(member: tarfile.TarInfo) -> tuple[int, str]:
 
 def _xattrs(member: tarfile.TarInfo) -> Iterable[tuple[str, str]]:
     """Return the extended attributes in the form that mkfs.erofs reads, sorted by name."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in member.pax_headers.items():
         if key.startswith(LIBARCHIVE_XATTR):
             name, content = _libarchive(key, value)
@@ -198,9 +199,9 @@ def _xattrs(member: tarfile.TarInfo) -> Iterable[tuple[str, str]]:
 
 def _libarchive(key: str, value: str) -> tuple[str, str]:
     """Return name and value of an attribute in libarchive's form: URL-quoted, base64."""
-    import base64  # noqa: PLC0415
-    import binascii  # noqa: PLC0415
-    from urllib.parse import unquote  # noqa: PLC0415
+    import base64
+    import binascii
+    from urllib.parse import unquote
 
     try:
         content = base64.b64decode(value + "=" * (-len(value) % 4))

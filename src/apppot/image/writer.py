@@ -13,9 +13,9 @@ import fcntl
 import json
 import os
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from apppot.errors import ImageError
 from apppot.image import model
@@ -49,7 +49,7 @@ class Writer:
         self._stack = ExitStack()
         self._own: set[str] = set()
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> Self:
         with _explained(self.store, "write to"):
             prepare(self.store)
             self._stack.enter_context(_locked(self.store, "blobs.lock", fcntl.LOCK_SH))
@@ -163,7 +163,7 @@ def prepare(store: Store) -> None:
 
 def digest_of(file: IO[bytes]) -> tuple[str, int]:
     """Return digest and size of what is left in `file`."""
-    import hashlib  # noqa: PLC0415
+    import hashlib
 
     state, size = hashlib.sha256(), 0
     while piece := file.read(PIECE):
@@ -328,10 +328,8 @@ def _sync_folder(path: str) -> None:
 
 def _unlink(path: str) -> None:
     """Remove a file if it is there."""
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def _umask() -> int:

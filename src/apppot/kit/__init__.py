@@ -34,7 +34,7 @@ class Kit:
     @cached_property
     def manifest(self) -> Manifest:
         """The parsed kit.json; read only when somebody asks."""
-        from apppot.kit import manifest  # noqa: PLC0415  JSON is not needed on the run path
+        from apppot.kit import manifest  # JSON is not needed on the run path
 
         return manifest.load(self.path)
 
@@ -82,7 +82,7 @@ def find() -> Kit:
             hint="use a computer with an x86_64 processor",
         )
     if not _stamp_holds(path):
-        from apppot.kit import verify  # noqa: PLC0415  hashing: once after a change
+        from apppot.kit import verify  # hashing: once after a change
 
         manifest = verify.check(path)
         _write_stamp(path, (MANIFEST, *manifest.files))

@@ -8,12 +8,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from apppot.errors import MachineError
-
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from apppot.agent.spec import GuestSpec
+    from apppot.errors import MachineError
     from apppot.machine.model import MachineSpec
     from apppot.machine.rundir import RunDir
 

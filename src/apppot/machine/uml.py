@@ -156,7 +156,7 @@ class UmlEngine(Engine):
 
     def start(self, spec: MachineSpec, run: RunDir, stack: ExitStack) -> Machine:
         """Start the kernel, and passt for its network; raises MachineError."""
-        import contextlib  # noqa: PLC0415
+        import contextlib
 
         tools = kit.find()
         with contextlib.ExitStack() as ours:
@@ -166,9 +166,7 @@ class UmlEngine(Engine):
             given = self._open(spec, run, tools, hand, guest_end.detach())
             singles = tuple(map(hand.single_file, given.shares))
             console = run.file(CONSOLE)
-            log = os.open(
-                console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-            )
+            log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             ours.callback(os.close, log)
             nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             ours.callback(os.close, nothing)
@@ -206,9 +204,7 @@ class UmlEngine(Engine):
             channel=hand.give(channel),
             initrd=hand.open(tools.file(kit.AGENT), os.O_RDONLY, "the kit's agent"),
             run=hand.open(run.path, os.O_RDONLY | os.O_DIRECTORY, "the machine's folder"),
-            layers=tuple(
-                hand.open(path, os.O_RDONLY, "the image's layer") for path in spec.layers
-            ),
+            layers=tuple(hand.open(path, os.O_RDONLY, "the image's layer") for path in spec.layers),
             shares=tuple(_open_share(hand, share) for share in spec.shares),
             scratch=None
             if spec.scratch is None
@@ -267,7 +263,7 @@ def _open_share(hand: _Hand, share: Share) -> int:
 
 
 def _with_network(given: Descriptors, number: int) -> Descriptors:
-    from dataclasses import replace  # noqa: PLC0415
+    from dataclasses import replace
 
     return replace(given, network=number)
 

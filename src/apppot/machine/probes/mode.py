@@ -42,14 +42,14 @@ def uml_mode(kit: Kit | None = None) -> UmlMode:
     Raises KitError if there is no kit.
     """
     if kit is None:
-        from apppot import kit as kits  # noqa: PLC0415
+        from apppot import kit as kits
 
         kit = kits.find()
     key = _key(kit)
     known = _recall(key)
     if known is not None:
         return known
-    from apppot.machine.probes import boot  # noqa: PLC0415  the slow road
+    from apppot.machine.probes import boot  # the slow road
 
     tries = []
     for mode in (Mode.SECCOMP, Mode.PTRACE):

@@ -24,7 +24,7 @@ def kit() -> Finding:
     """Find the kit and compare every file with its manifest."""
     try:
         path = kits.locate()
-        from apppot.kit import verify  # noqa: PLC0415
+        from apppot.kit import verify
 
         manifest = verify.check(path)
     except KitError as error:

@@ -104,7 +104,7 @@ def _try_to_make(path: str) -> str:
 
 def runtime() -> Finding:
     """Make the folder of running machines, with a socket in it."""
-    import socket  # noqa: PLC0415
+    import socket
 
     try:
         folder = paths.runtime_dir()

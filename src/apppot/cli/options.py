@@ -1,0 +1,210 @@
+"""Options that `run` and `shell` share: what the machine is, and what its guest reaches."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from apppot.errors import UsageError
+from apppot.machine.limits import parse_duration, parse_size
+from apppot.machine.model import Network, Share, UmlMode
+from apppot.run import RunRequest
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+DEFAULT_MEMORY = "1G"
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9-]{1,63})*\Z")
+# Kernel parameters that the engine sets itself; a second value would undo what it promises.
+_OURS = ("mem", "seccomp", "initrd", "uml_dir", "umid", "con", "ssl", "ubd", "hostfs", "ncpus")
+_OURS_PREFIX = re.compile(r"(con|ssl|ubd|hostfs|apppot\.|virtio_uml\.|mem=|initrd|uml|seccomp)")
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a machine to a verb's parser."""
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--cpus", type=_count, default=1, metavar="N", help="virtual CPUs (1)")
+    machine.add_argument(
+        "--memory",
+        metavar="SIZE",
+        default=os.environ.get("APPPOT_MEMORY") or DEFAULT_MEMORY,
+        help=f"memory ({DEFAULT_MEMORY}); 'auto': what the job, cgroup or ulimit allows",
+    )
+    machine.add_argument(
+        "--scratch",
+        type=parse_size,
+        metavar="SIZE",
+        help="keep changes to the image on a disk of SIZE in the scratch folder, not in memory",
+    )
+    machine.add_argument("--hostname", type=_hostname, default="apppot", help="host name (apppot)")
+    machine.add_argument(
+        "--kernel-arg",
+        type=_kernel_argument,
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="one more word for the guest kernel's command line",
+    )
+    machine.add_argument(
+        "--uml-mode",
+        type=UmlMode,
+        choices=list(UmlMode),
+        help="how User-Mode Linux catches system calls (the best that works here)",
+    )
+    reach = parser.add_argument_group("what it reaches")
+    where = reach.add_mutually_exclusive_group()
+    where.add_argument(
+        "--job-dir", default=".", metavar="DIR", help="the folder at /job (the current one)"
+    )
+    where.add_argument(
+        "--no-job-dir", dest="job_dir", action="store_const", const=None, help="no folder at /job"
+    )
+    reach.add_argument(
+        "--bind",
+        type=_bind,
+        action="append",
+        default=[],
+        metavar="SRC[:DST[:ro]]",
+        help="share a folder or file, at the same path unless DST is given",
+    )
+    reach.add_argument(
+        "--network",
+        type=Network,
+        choices=list(Network),
+        default=Network.USER,
+        help="outbound connections, or none at all (user)",
+    )
+    reach.add_argument(
+        "--host-loopback",
+        action="store_true",
+        help="let the guest reach services on the host's loopback, as host.apppot",
+    )
+    payload = parser.add_argument_group("the payload")
+    payload.add_argument(
+        "--env",
+        "-e",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="set a variable, or pass the caller's value on",
+    )
+    whom = payload.add_mutually_exclusive_group()
+    whom.add_argument(
+        "--user", "-u", default="", help="NAME of the image, UID or UID:GID (the caller's)"
+    )
+    whom.add_argument(
+        "--root", dest="user", action="store_const", const="root", help="same as --user root"
+    )
+    payload.add_argument("--workdir", "-w", metavar="DIR", help="where it starts (/job)")
+    payload.add_argument(
+        "--time-limit",
+        type=parse_duration,
+        metavar="TIME",
+        help="send TERM after TIME (90, 1h30m, 00:10:00), and kill after the grace period",
+    )
+    payload.add_argument(
+        "--grace",
+        type=parse_duration,
+        default=20.0,
+        metavar="TIME",
+        help="time between the first TERM and the machine's end (20 s)",
+    )
+    payload.add_argument("--report", metavar="FILE", help="write a JSON report")
+    parser.add_argument("--verbose", "-v", action="store_true", help="say what is done, and why")
+
+
+def request_from(
+    options: argparse.Namespace, command: Sequence[str], *, terminal: bool
+) -> RunRequest:
+    """Return the request that the options make."""
+    return RunRequest(
+        image=options.image,
+        command=tuple(map(os.fsencode, command)),
+        cpus=options.cpus,
+        memory=None if options.memory == "auto" else _memory(options.memory),
+        scratch=options.scratch,
+        job_dir=options.job_dir,
+        binds=tuple(options.bind),
+        environment=tuple(options.env),
+        network=options.network,
+        host_loopback=options.host_loopback,
+        user=options.user,
+        workdir=os.fsencode(options.workdir or ""),
+        hostname=options.hostname,
+        time_limit=options.time_limit,
+        grace=options.grace,
+        terminal=terminal,
+        verbose=options.verbose,
+        mode=options.uml_mode,
+        kernel_arguments=tuple(options.kernel_arg),
+    )
+
+
+def warn(text: str) -> None:
+    """Tell the user something on standard error, also while the terminal is raw."""
+    end = "\r\n" if sys.stderr.isatty() else "\n"
+    print(f"apppot: {text}", end=end, file=sys.stderr, flush=True)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= 64:  # noqa: PLR2004  NR_CPUS of the kit's kernel
+        raise UsageError(f"--cpus {text}: a number from 1 to 64 is needed")
+    return int(text)
+
+
+def _memory(text: str) -> int:
+    size = parse_size(text)
+    if size < 64 << 20:
+        raise UsageError(f"--memory {text}: a machine needs 64M or more")
+    return size
+
+
+def _hostname(text: str) -> str:
+    if not _HOSTNAME.match(text) or len(text) > 64:  # noqa: PLR2004  sethostname(2)
+        raise UsageError(f"--hostname {text!r} is not a host name")
+    return text
+
+
+def _kernel_argument(text: str) -> str:
+    if not text.isprintable() or not text.isascii() or not text:
+        raise UsageError(f"--kernel-arg {text!r} is not a word for a kernel's command line")
+    if text.split("=", maxsplit=1)[0] in _OURS or _OURS_PREFIX.match(text):
+        raise UsageError(
+            f"--kernel-arg {text}: AppPot sets this itself", hint="see 'apppot run --help'"
+        )
+    return text
+
+
+def _setting(text: str) -> bytes:
+    name, equals, value = os.fsencode(text).partition(b"=")
+    if not name or b"\0" in value:
+        raise UsageError(f"--env {text!r} has no name")
+    if equals:
+        return name + b"=" + value
+    if name not in os.environb:
+        raise UsageError(
+            f"--env {text}: there is no such variable here", hint=f"give a value: --env {text}=..."
+        )
+    return name + b"=" + os.environb[name]
+
+
+def _bind(text: str) -> Share:
+    source, *rest = text.split(":")
+    mode = rest.pop() if rest and rest[-1] in ("ro", "rw") else "rw"
+    if len(rest) > 1 or not source:
+        raise UsageError(
+            f"--bind {text}: not of the form SRC[:DST[:ro]]",
+            hint="names with a colon cannot be shared by --bind; share the folder above",
+        )
+    try:
+        real = os.path.realpath(source, strict=True)
+    except OSError as error:
+        raise UsageError(f"--bind {text}: {source}: {error.strerror}") from error
+    target = rest[0] if rest and rest[0] else os.path.abspath(source)
+    if not target.startswith("/"):
+        raise UsageError(f"--bind {text}: the guest's path must begin with a slash")
+    return Share(real, os.fsencode(target), mode == "ro")

@@ -1,0 +1,29 @@
+"""Remove what killed runs, builds and downloads have left on this host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apppot.machine import rundir
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `prune`."""
+    parser.add_argument("--quiet", "-q", action="store_true", help="do not say what was removed")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Sweep the folders of dead machines and the store's unfinished files."""
+    from apppot.image.store import stores
+
+    removed = [f"machine {ident}" for ident in rundir.sweep()]
+    own = stores()[0]
+    cleaned = own.clean()
+    if not options.quiet:
+        for text in removed:
+            print(f"removed {text}")
+        print(f"store {own.path}: {cleaned}")
+    return 0

@@ -1,0 +1,233 @@
+"""A running machine's control socket: `apppot exec` and `stop` speak to the launcher through it.
+
+Requests and replies are lines of JSON. A request to execute carries the caller's own standard
+streams as descriptors, so that they are relayed by the launcher's loop like the payload's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from apppot.agent.loop import READ
+from apppot.agent.spec import CommandSpec, Terminal
+from apppot.errors import AppPotError, MachineError
+from apppot.machine.rundir import CONTROL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from apppot.agent.session import Command, Session
+    from apppot.machine.rundir import RunDir
+
+_HANGUP = 1
+_LONGEST = 16 << 20  # bytes of one request
+
+
+@contextlib.contextmanager
+def _short(folder: str) -> Iterator[str]:
+    """Name the socket of a folder in less than the 108 bytes that unix(7) allows."""
+    descriptor = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{CONTROL}"
+    finally:
+        os.close(descriptor)
+
+
+class ControlServer:
+    """Serve a machine's control socket from the launcher's loop."""
+
+    def __init__(self, run: RunDir, session: Session, stop: Callable[[float | None], None]) -> None:
+        self._session = session
+        self._stop = stop
+        self._clients: set[_Client] = set()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with _short(run.path) as path:
+            self._socket.bind(path)
+        self._socket.listen(16)
+        self._socket.setblocking(False)
+
+    def __enter__(self) -> ControlServer:  # noqa: PYI034
+        """Begin to listen."""
+        self._session.loop.watch(self._socket.fileno(), READ, lambda _: self._accept())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Hang up on everybody."""
+        for client in list(self._clients):
+            client.close()
+        self._session.loop.unwatch(self._socket.fileno())
+        self._socket.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except BlockingIOError:
+            return
+        self._clients.add(_Client(connection, self._session, self._stop, self._clients.discard))
+
+
+class _Client:
+    """One connection: at most one command."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        session: Session,
+        stop: Callable[[float | None], None],
+        gone: Callable[[_Client], None],
+    ) -> None:
+        self._connection = connection
+        self._session = session
+        self._stop = stop
+        self._gone = gone
+        self._buffer = bytearray()
+        self._descriptors: list[int] = []
+        self._command: Command | None = None
+        connection.setblocking(False)
+        session.loop.watch(connection.fileno(), READ, lambda _: self._readable())
+
+    def close(self) -> None:
+        """Hang up; a command that still runs is told so by a HUP."""
+        if self._connection.fileno() < 0:
+            return
+        self._session.loop.unwatch(self._connection.fileno())
+        self._connection.close()
+        if self._command:
+            self._command.send_signal(_HANGUP)
+            self._command.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+        self._gone(self)
+
+    def _readable(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._connection, 65536, 3)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        self._descriptors.extend(descriptors)
+        self._buffer += data
+        if not data or len(self._buffer) > _LONGEST:
+            self.close()
+            return
+        while b"\n" in self._buffer and self._connection.fileno() >= 0:
+            line, _, rest = bytes(self._buffer).partition(b"\n")
+            self._buffer = bytearray(rest)
+            self._request(line)
+
+    def _request(self, line: bytes) -> None:
+        try:
+            request = json.loads(line)
+            self._do(request)
+        except AppPotError as error:
+            self._reply({"error": error.message, "hint": error.hint})
+        except (ValueError, KeyError, TypeError) as error:
+            self._reply({"error": f"the request makes no sense: {error}"})
+
+    def _do(self, request: dict[str, Any]) -> None:
+        match request["op"]:
+            case "exec" if self._command is None and len(self._descriptors) == 3:  # noqa: PLR2004
+                first, second, third = self._descriptors
+                self._command = self._session.start(_command(request), (first, second, third))
+                self._command.on_end = lambda _: self._ended()
+            case "signal" if self._command:
+                self._command.send_signal(int(request["number"]))
+            case "resize" if self._command:
+                self._command.resize(int(request["rows"]), int(request["columns"]))
+            case "stop":
+                self._stop(request.get("grace"))
+                self._reply({"stopping": True})
+            case _:
+                raise ValueError(request["op"])
+
+    def _ended(self) -> None:
+        command = self._command
+        if command is None or command.result is None:
+            return
+        if not command.flushed:
+            command.on_flush = self._ended
+            return
+        result = command.result
+        self._command = None
+        command.close()
+        self._reply(
+            {
+                "code": result.code,
+                "signal": result.signal,
+                "failure": result.failure,
+                "errno": result.failure_errno,
+            }
+        )
+
+    def _reply(self, reply: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # who does not wait for the answer gets none
+            self._connection.send(json.dumps(reply).encode() + b"\n")
+
+
+def _command(request: dict[str, Any]) -> CommandSpec:
+    size = request.get("terminal")
+    return CommandSpec(
+        arguments=tuple(map(os.fsencode, request["arguments"])),
+        environment=tuple(map(os.fsencode, request["environment"])),
+        directory=os.fsencode(request["directory"]),
+        uid=int(request["uid"]),
+        gid=int(request["gid"]),
+        groups=tuple(map(int, request["groups"])),
+        terminal=Terminal(int(size[0]), int(size[1])) if size else None,
+        user=str(request["user"]),
+    )
+
+
+class ControlClient:
+    """The other end: one request to a running machine."""
+
+    def __init__(self, folder: str) -> None:
+        self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _short(folder) as path:
+                self.connection.connect(path)
+        except OSError as error:
+            self.connection.close()
+            raise MachineError(
+                f"the machine in {folder} does not answer: {error.strerror}",
+                hint="it may just have ended; see 'apppot ps'",
+            ) from error
+        self._buffer = b""
+
+    def __enter__(self) -> ControlClient:  # noqa: PYI034
+        """Nothing to do: the connection is there."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Hang up."""
+        self.connection.close()
+
+    def send(self, request: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+        """Send one request."""
+        data = json.dumps(request).encode() + b"\n"
+        if descriptors:
+            sent = socket.send_fds(self.connection, [data[:65536]], list(descriptors))
+            data = data[sent:]
+        self.connection.sendall(data)
+
+    def receive(self) -> dict[str, Any] | None:
+        """Return the next reply, None when the machine has gone; raises AppPotError."""
+        while b"\n" not in self._buffer:
+            try:
+                data = self.connection.recv(65536)
+            except ConnectionError:
+                data = b""
+            if not data:
+                return None
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise MachineError(reply["error"], hint=reply.get("hint", ""))
+        return reply

@@ -1,0 +1,360 @@
+"""Drive one machine from its start to its end: signals, limits, other commands, the result."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from apppot.agent import terminal
+from apppot.agent.loop import READ, Loop, Signals
+from apppot.agent.session import Command, CommandResult, Session, State
+from apppot.control import ControlServer
+from apppot.errors import AppPotError, ExitStatus, MachineError
+from apppot.machine.placement import INTERVAL, Balancer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import ExitStack
+
+    from apppot.agent.spec import CommandSpec
+    from apppot.machine.engine import Engine, Machine
+
+RELAYED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+# A machine that was told to power off and does not is ended by force after this, in seconds. It
+# has to write shared folders out in that time.
+POWER_OFF_PATIENCE = 30.0
+_OUT_OF_MEMORY = re.compile(r"[Oo]ut of memory: Killed process \d+ \((.*?)\)")
+_FORCED = 128 + signal.SIGKILL
+
+
+class Phase(StrEnum):
+    """The life of a machine."""
+
+    BOOTING = "booting"
+    RUNNING = "running"
+    ENDING = "ending"
+    DOWN = "down"
+
+
+class Source(StrEnum):
+    """Who decided the exit status (the report's `source`)."""
+
+    PAYLOAD = "payload"
+    TIME_LIMIT = "time-limit"
+    FORCED = "forced"
+    APPPOT = "apppot"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. Times in seconds; `boot` since the launch, the guest's since its start."""
+
+    status: int
+    source: Source
+    result: CommandResult | None
+    message: str = ""
+    hint: str = ""
+    notes: tuple[str, ...] = ()
+    ready_time: float | None = None
+    start_time: float | None = None
+    guest_memory: int = 0
+    host_cpu_time: float = 0.0
+    host_peak_memory: int = 0
+    kernel: str = ""
+
+
+class Driver:
+    """The state machine of a run; every method but `drive` is called by the loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        machine: Machine,
+        session: Session,
+        command: CommandSpec,
+        *,
+        stdio: tuple[int, int, int],
+        time_limit: float | None,
+        grace: float,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._engine = engine
+        self._machine = machine
+        self._session = session
+        self._loop: Loop = session.loop
+        self._spec = command
+        self._stdio = stdio
+        self._time_limit = time_limit
+        self._grace = grace
+        self._notice = notice
+        self._phase = Phase.BOOTING
+        self._main: Command | None = None
+        self._cause: Source | None = None
+        self._terminated = False
+        self._early_signal = 0
+        self._error: AppPotError | None = None
+        self._raw: terminal.Raw | None = None
+
+    def drive(self, stack: ExitStack, *, host_cpus: tuple[int, ...]) -> Outcome:
+        """Run the loop to the machine's end; raises AppPotError if the payload has no status."""
+        session, loop = self._session, self._loop
+        session.on_hello = lambda: session.configure(self._machine.guest)
+        session.on_ready = self._ready
+        session.on_end = self._ended
+        session.on_notice = self._notice
+        process = os.pidfd_open(self._machine.pid)
+        stack.callback(os.close, process)
+        loop.watch(process, READ, lambda _: self._died(process))
+        watched = (*RELAYED, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
+        stack.enter_context(Signals(loop, watched, self._signal))
+        stack.enter_context(ControlServer(self._machine.run, session, self.stop))
+        self._balance(host_cpus)
+        if self._spec.terminal:
+            self._raw = stack.enter_context(terminal.Raw(self._stdio[0]))
+        loop.run()
+        self._machine.kill()
+        return self._outcome()
+
+    def stop(self, grace: float | None = None) -> None:
+        """End the payload as a TERM would; called a second time, by force."""
+        if grace is not None:
+            self._grace = grace
+        self._terminate(Source.FORCED, signal.SIGTERM)
+
+    def _balance(self, pinned: tuple[int, ...]) -> None:
+        balancer = Balancer(self._machine.pid, tuple(os.sched_getaffinity(0)), len(pinned))
+        if not balancer.useful:
+            return
+
+        def look() -> None:
+            balancer.look()
+            self._loop.timer("balance", INTERVAL, look)
+
+        self._loop.timer("balance", INTERVAL, look)
+
+    # -- the machine ------------------------------------------------------------------------
+
+    def _ready(self) -> None:
+        self._phase = Phase.RUNNING
+        self._main = self._session.start(self._spec, self._stdio)
+        self._main.on_end = lambda _: self._power_off()
+        if self._time_limit is not None:
+            self._loop.timer("limit", self._time_limit, self._out_of_time)
+
+    def _power_off(self) -> None:
+        """Let the agent write everything out and end the machine."""
+        if self._phase in (Phase.ENDING, Phase.DOWN):
+            return
+        self._phase = Phase.ENDING
+        self._session.power_off()
+        self._loop.timer("patience", POWER_OFF_PATIENCE, self._impatient)
+
+    def _impatient(self) -> None:
+        self._error = MachineError(
+            f"the machine did not power off within {POWER_OFF_PATIENCE:.0f} s and was killed",
+            hint="what the payload wrote last to shared folders may be missing",
+        )
+        self._down()
+
+    def _died(self, process: int) -> None:
+        """Act on the end of the machine's main process, after its last words have been read."""
+        self._loop.unwatch(process)
+        if self._session.lost:
+            self._ended()
+        else:
+            self._session.finish()
+
+    def _ended(self) -> None:
+        """Act on BYE, on FAILED, and on a channel that broke."""
+        if self._phase is Phase.DOWN:
+            return
+        session = self._session
+        if session.failure:
+            stage, failure = session.failure.stage, session.failure
+            self._error = self._error or MachineError(
+                f"the guest could not be set up ({stage}): {failure}", hint=_stage_hint(stage)
+            )
+        elif session.bye is None:
+            self._error = self._error or self._engine.explain(self._machine)
+        self._down()
+
+    def _down(self) -> None:
+        self._phase = Phase.DOWN
+        self._machine.kill()
+        for name in ("patience", "limit", "grace", "balance"):
+            self._loop.cancel(name)
+        self._finish_output()
+
+    def _finish_output(self) -> None:
+        """Stop once what the payload has written has reached the host's descriptors."""
+        if self._main is None or self._main.flushed:
+            self._loop.stop()
+        else:
+            self._main.on_flush = self._loop.stop
+
+    # -- signals and limits -----------------------------------------------------------------
+
+    def _signal(self, number: int) -> None:
+        if number == signal.SIGWINCH:
+            if self._main and self._spec.terminal:
+                size = terminal.size(self._stdio[0])
+                self._main.resize(size.rows, size.columns)
+        elif number == signal.SIGTSTP:
+            self._suspend()
+        elif number == signal.SIGCONT:
+            if self._raw:
+                self._raw.apply()
+            self._relay(signal.SIGCONT)
+        elif self._phase is Phase.BOOTING or self._phase is Phase.DOWN:
+            self._error = AppPotError(
+                f"ended by {signal.Signals(number).name} before the payload had started"
+                if self._phase is Phase.BOOTING
+                else f"ended by {signal.Signals(number).name} while its output was not yet read"
+            )
+            self._early_signal = number
+            self._phase = Phase.DOWN
+            self._loop.stop()
+        elif number == signal.SIGTERM:
+            self._terminate(Source.FORCED, number)
+        else:
+            self._relay(number)
+
+    def _relay(self, number: int) -> None:
+        if self._main and self._main.state is not State.ENDED:
+            self._main.send_signal(number)
+
+    def _suspend(self) -> None:
+        """Stop the payload, then ourselves, as a shell's ^Z expects."""
+        self._relay(signal.SIGTSTP)
+        if self._raw:
+            self._raw.restore()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _out_of_time(self) -> None:
+        self._cause = Source.TIME_LIMIT
+        self._terminate(Source.TIME_LIMIT, signal.SIGTERM)
+
+    def _terminate(self, cause: Source, number: int) -> None:
+        """Pass the first TERM on and start the grace period; power off at the second."""
+        if self._terminated:
+            self._force(cause)
+            return
+        self._terminated = True
+        self._relay(number)
+        self._loop.timer("grace", self._grace, lambda: self._force(cause))
+
+    def _force(self, cause: Source) -> None:
+        if self._main and self._main.state is not State.ENDED:
+            self._cause = self._cause or cause
+        self._power_off()
+
+    # -- the result -------------------------------------------------------------------------
+
+    def _outcome(self) -> Outcome:
+        result = self._main.result if self._main else None
+        status, source = self._status(result)
+        message, hint = self._trouble(result)
+        if message and source is Source.PAYLOAD:
+            status, source = ExitStatus.MACHINE, Source.APPPOT
+        end = self._machine.reap()
+        return Outcome(
+            status=status,
+            source=source,
+            result=result,
+            message=message,
+            hint=hint,
+            notes=tuple(self._notes(result)),
+            ready_time=self._session.seconds(self._session.ready),
+            start_time=self._main.started_at if self._main else None,
+            guest_memory=self._session.memory,
+            host_cpu_time=end.cpu_time,
+            host_peak_memory=end.peak_memory,
+            kernel=self._session.kernel,
+        )
+
+    def _status(self, result: CommandResult | None) -> tuple[int, Source]:
+        if self._early_signal:
+            return ExitStatus.SIGNAL_BASE + self._early_signal, Source.FORCED
+        if self._cause is Source.TIME_LIMIT:
+            return ExitStatus.TIME_LIMIT, Source.TIME_LIMIT
+        if result is None or result.failure:
+            if self._cause is Source.FORCED and result is None:
+                return _FORCED, Source.FORCED
+            return command_status(result), Source.APPPOT
+        return command_status(result), Source.PAYLOAD
+
+    def _trouble(self, result: CommandResult | None) -> tuple[str, str]:
+        """Return what the user has to be told besides the status, and what to do about it."""
+        if result and result.failure:
+            return command_trouble(self._spec.arguments[0], result)
+        if self._error:
+            return self._error.message, self._error.hint
+        lost = self._session.unwritten
+        if lost:
+            return (
+                f"shared folders could not be written out: {os.strerror(lost)}",
+                "files that the payload wrote may be incomplete; check space and quota",
+            )
+        if self._main and self._main.output_error:
+            return f"output could not be written: {self._main.output_error.strerror}", ""
+        return "", ""
+
+    def _notes(self, result: CommandResult | None) -> Iterator[str]:
+        """Yield what the user may want to know although nothing of ours has failed."""
+        if self._cause is Source.TIME_LIMIT:
+            yield f"the time limit of {self._time_limit:g} s was reached"
+        elif self._cause is Source.FORCED:
+            yield "the payload did not end after a TERM and was killed"
+        if result and result.signal == signal.SIGKILL and not self._cause:
+            killed = _OUT_OF_MEMORY.search(self._machine.console_tail())
+            if killed:
+                yield (
+                    f"the guest ran out of memory and killed '{killed[1]}':"
+                    " give the machine more with --memory"
+                )
+
+
+def command_status(result: CommandResult | None) -> int:
+    """Return the exit status for a command's result (docs/reference/exit-statuses.md)."""
+    if result is None or result.failure.startswith(("working directory", "user")):
+        return ExitStatus.MACHINE
+    if result.failure_errno in (errno.ENOENT, errno.ENOTDIR):
+        return ExitStatus.NOT_FOUND
+    if result.failure:
+        return ExitStatus.CANNOT_EXECUTE
+    if result.signal is not None:
+        return ExitStatus.SIGNAL_BASE + result.signal
+    return result.code or 0
+
+
+def command_trouble(program: bytes, result: CommandResult) -> tuple[str, str]:
+    """Return why a command did not start, and what to do about it."""
+    status = command_status(result)
+    name = program.decode("utf-8", "replace")
+    reason = os.strerror(result.failure_errno) if result.failure_errno else result.failure
+    if status == ExitStatus.MACHINE:
+        return f"{result.failure}: {reason}", "see --workdir and --user"
+    if status == ExitStatus.NOT_FOUND:
+        return f"'{name}' was not found in the image", "give its path, or --env PATH=..."
+    return f"'{name}' cannot be executed: {reason}", ""
+
+
+def _stage_hint(stage: str) -> str:
+    return {
+        "layers": "the image may be damaged: 'apppot inspect --verify IMAGE' tells",
+        "scratch": "check --scratch",
+        "share": "check --bind and --job-dir",
+        "protocol": "the kit and AppPot may not belong together: 'apppot kit build'",
+    }.get(stage, "'apppot doctor' shows what works here; -v shows the guest's console")

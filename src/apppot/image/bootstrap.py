@@ -1,0 +1,294 @@
+"""Make an image from a distribution's packages, as an ordinary user, with mmdebstrap."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from apppot import paths, process
+from apppot.errors import AppPotError, ImageError, UsageError
+from apppot.image import debsources, erofs, mmdebstrap, reference, writer
+from apppot.image.debsources import Release
+from apppot.image.erofs import Compression
+from apppot.image.store import Store, stores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+DISTRIBUTIONS = ("debian", "ubuntu")
+VARIANTS = ("minbase", "apt", "essential", "buildd", "important", "standard")
+# What people expect of a system that they log in to, and minbase lacks; `bare` leaves it out.
+USUAL = ("ca-certificates", "iproute2", "netbase", "procps", "sudo")
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NAMESPACE = "vnd.apppot."
+# The agent writes these at each start; mmdebstrap leaves the ones of the computer that it ran on.
+HOST_FILES = frozenset({"etc/hostname", "etc/resolv.conf"})
+_PACKAGE = re.compile(
+    r"[a-z0-9][a-z0-9+.-]*(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~-]+|/[a-z0-9.+-]+)?-?"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be made: `source` is DISTRIBUTION:SUITE."""
+
+    source: str
+    name: str = ""
+    include: tuple[str, ...] = ()
+    variant: str = "minbase"
+    bare: bool = False
+    components: tuple[str, ...] = ()
+    mirror: str = ""
+    keyring: str = ""
+    mode: str = ""
+    compression: Compression = Compression.NONE
+    allow_expired: bool = False
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """What has been made. `notes` are worth a line to the user."""
+
+    name: str
+    digest: str
+    size: int
+    seconds: float
+    notes: tuple[str, ...] = field(default=())
+
+
+def bootstrap(request: Request, step: Callable[[str], None] = lambda _: None) -> Made:
+    """Make an image and return what was made; raises AppPotError.
+
+    `step` is told what is being done. The store gets the image whole or not at all.
+    """
+    begin = time.monotonic()
+    distribution, suite, name = names(request)
+    store = stores()[0]
+    check_store(store, name, replace=request.replace)
+    step("looking for a way to install without root")
+    mode, folder, mounts = mmdebstrap.choose(request.mode)
+    step("asking the mirror")
+    releases = find_releases(request, distribution, suite)
+    plan = make_plan(request, distribution, releases, mode, mounts=mounts)
+    epoch = source_date(releases)
+    log = os.path.join(paths.cache_dir(), "log", f"bootstrap-{distribution}-{suite}.log")
+    with _archive_file(folder) as archive:
+        mmdebstrap.run(plan, epoch=epoch, folder=folder, archive=archive, log=log, step=step)
+        step("making the layer")
+        digest, size = _store(store, archive, request, name, plan, releases, epoch)
+    os.unlink(log)
+    notes = _notes(distribution, suite, releases)
+    return Made(name, digest, size, time.monotonic() - begin, notes)
+
+
+def names(request: Request) -> tuple[str, str, str]:
+    """Return distribution, suite, and the new image's full reference; raises UsageError."""
+    distribution, colon, suite = request.source.partition(":")
+    if not colon or distribution not in DISTRIBUTIONS:
+        raise UsageError(
+            f"'{request.source}' does not name a distribution and a suite",
+            hint="such as debian:bookworm, debian:trixie or ubuntu:noble",
+        )
+    debsources.check_suite(suite)
+    for package in request.include:
+        if not _PACKAGE.fullmatch(package):
+            raise UsageError(
+                f"'{package}' is not a package's name",
+                hint="--include takes names parted by commas, such as gcc,libc6-dev",
+            )
+    return distribution, suite, reference.parse_name(request.name or request.source).full
+
+
+def check_store(store: Store, name: str, *, replace: bool) -> None:
+    """Find out before the long work whether its result could be kept; raises ImageError."""
+    with store.writer():
+        if not replace and any(entry.reference == name for entry in store.entries()):
+            raise writer.exists(name, store)
+
+
+def find_releases(request: Request, distribution: str, suite: str) -> tuple[Release, ...]:
+    """Return the suites to install from, the main one first; raises AppPotError."""
+    mirror = request.mirror or os.environ.get("APPPOT_MIRROR", "")
+    if mirror:
+        mirror = debsources.check_mirror(mirror)
+    targets = () if mirror else debsources.host_targets()
+    sources = debsources.plan(distribution, suite, mirror, targets)
+    if not sources:
+        sources = debsources.parse_one_line(mmdebstrap.default_sources(suite))
+    if not sources:
+        raise ImageError(
+            f"it is not known where the packages of {distribution}:{suite} are",
+            hint="name a mirror with --mirror URL or APPPOT_MIRROR",
+        )
+    return debsources.releases(sources)
+
+
+def make_plan(
+    request: Request,
+    distribution: str,
+    releases: Sequence[Release],
+    mode: mmdebstrap.Mode,
+    *,
+    mounts: bool = True,
+) -> mmdebstrap.Plan:
+    """Return the call of mmdebstrap that makes what was asked for."""
+    components = request.components or debsources.COMPONENTS.get(distribution, ("main",))
+    keyring = "" if request.keyring else debsources.archive_keyring(distribution)
+    usual = () if request.bare else USUAL
+    return mmdebstrap.Plan(
+        mode=mode,
+        suite=releases[0].source.suite,
+        sources=tuple(debsources.one_line(r.source, components, keyring) for r in releases),
+        variant=request.variant,
+        include=tuple(dict.fromkeys((*usual, *request.include))),
+        keyring=os.path.abspath(request.keyring) if request.keyring else "",
+        allow_expired=request.allow_expired,
+        mounts=mounts,
+    )
+
+
+def source_date(releases: Sequence[Release]) -> int:
+    """Return the time that the image is said to be from: `SOURCE_DATE_EPOCH`, or the suite's.
+
+    It is the main suite's date alone, since the others' change daily while the packages that are
+    installed stay the same.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return releases[0].date
+    if not text.isdigit():
+        raise UsageError(f"SOURCE_DATE_EPOCH is '{text}', not a number of seconds since 1970")
+    return int(text)
+
+
+def left_out(path: str) -> bool:
+    """Tell whether a path of the installed system stays out of the layer."""
+    return path in HOST_FILES
+
+
+@dataclass(frozen=True)
+class System:
+    """What an archive says about the system in it."""
+
+    title: str
+    version: str
+    packages: tuple[str, ...]
+
+
+def describe(archive: IO[bytes]) -> System:
+    """Return what a system's archive says about it; raises ImageError."""
+    archive.seek(0)
+    release, status = "", ""
+    with tarfile.open(fileobj=archive, mode="r:") as tar:
+        for member in tar:
+            path = member.name.removeprefix("./")
+            if member.isfile() and path in ("usr/lib/os-release", "var/lib/dpkg/status"):
+                data = tar.extractfile(member)
+                text = data.read().decode("utf-8", "replace") if data else ""
+                if path.endswith("status"):
+                    status = text
+                else:
+                    release = text
+    fields = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', release, re.MULTILINE))
+    packages = []
+    for block in status.split("\n\n"):
+        said = dict(re.findall(r"^([A-Z][A-Za-z-]*): (.*)$", block, re.MULTILINE))
+        if said.get("Status", "").endswith(" installed"):
+            packages.append(f"{said['Package']}:{said['Architecture']}={said['Version']}")
+    archive.seek(0)
+    return System(
+        fields.get("PRETTY_NAME", ""), fields.get("VERSION_ID", ""), tuple(sorted(packages))
+    )
+
+
+def configuration(system: System, layer_digest: str, epoch: int, history: str) -> dict[str, Any]:
+    """Return the image's OCI configuration."""
+    labels = {
+        "org.opencontainers.image.title": system.title,
+        "org.opencontainers.image.version": system.version,
+    }
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
+    return {
+        "created": created,
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(
+            platform.machine(), platform.machine()
+        ),
+        "os": "linux",
+        "config": {
+            "Env": [PATH],
+            "Cmd": ["/bin/bash"],
+            "Labels": {key: value for key, value in labels.items() if value},
+        },
+        "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
+        "history": [{"created": created, "created_by": history}],
+    }
+
+
+def _store(
+    store: Store,
+    archive: IO[bytes],
+    request: Request,
+    name: str,
+    plan: mmdebstrap.Plan,
+    releases: Sequence[Release],
+    epoch: int,
+) -> tuple[str, int]:
+    """Add the image; return its digest and its layer's size."""
+    system = describe(archive)
+    with store.writer() as adding:
+        layer = erofs.layer(adding, archive, compression=request.compression, without=left_out)
+        words = ["apppot", "bootstrap", request.source, f"--variant={plan.variant}"]
+        if plan.include:
+            words.append("--include=" + ",".join(plan.include))
+        config = configuration(system, layer.digest, epoch, process.command_line(words))
+        digest = adding.image(
+            name,
+            [layer],
+            config,
+            annotations=_provenance(request, system, releases),
+            replace=request.replace,
+        )
+    if request.replace:
+        store.clean()
+    return digest, layer.size
+
+
+def _provenance(request: Request, system: System, releases: Sequence[Release]) -> dict[str, str]:
+    """Return the manifest's annotations: from what the image was made."""
+    import hashlib  # noqa: PLC0415
+
+    listed = "".join(f"{package}\n" for package in system.packages).encode()
+    return {
+        f"{NAMESPACE}source": request.source,
+        f"{NAMESPACE}suites": " ".join(r.source.suite for r in releases),
+        f"{NAMESPACE}packages": str(len(system.packages)),
+        f"{NAMESPACE}packages.digest": f"sha256:{hashlib.sha256(listed).hexdigest()}",
+    }
+
+
+def _archive_file(folder: str) -> IO[bytes]:
+    """Return a file without a name for the archive: whatever happens, nothing is left."""
+    try:
+        return tempfile.TemporaryFile(dir=folder)
+    except OSError as error:
+        raise AppPotError(
+            f"cannot write to {folder}: {error.strerror}",
+            hint="set APPPOT_TMPDIR to a folder with 1 GiB of free space",
+        ) from error
+
+
+def _notes(distribution: str, suite: str, releases: Sequence[Release]) -> tuple[str, ...]:
+    """Return what the user should know about the suites that were used."""
+    if suite in debsources.ROLLING:
+        return ()
+    used = {release.source.suite for release in releases}
+    if f"{suite}-security" in used:
+        return ()
+    return (f"the mirror has no {suite}-security: this {distribution} lacks security updates",)

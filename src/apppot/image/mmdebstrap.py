@@ -1,0 +1,279 @@
+"""Call mmdebstrap: choose the way in which it gets by without root, follow its progress."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import IO, TYPE_CHECKING, Any
+
+from apppot import paths, process
+from apppot.errors import AppPotError, ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+TAIL_LINES = 12
+GRACE = 30.0
+_STEP = re.compile(r"I: (.+?)\.\.\.$")
+_HINTS = (
+    ("No space left on device", "the disk is full: free some space, or set APPPOT_TMPDIR to a"
+     " folder on a bigger disk"),
+    ("is expired", "the mirror is out of date: choose another with --mirror, or use"
+     " --allow-expired for an archive of old packages"),
+    ("is not valid yet", "is this computer's clock right?"),
+    ("NO_PUBKEY", "the keys of this distribution are missing: install its archive keyring, or"
+     " give it with --keyring FILE"),
+    ("is not signed", "the keys of this distribution are missing: install its archive keyring,"
+     " or give it with --keyring FILE"),
+    ("Unable to locate package", "check the names after --include; does the mirror have them,"
+     " in these --components?"),
+    ("Could not resolve", "is the network up? Choose a mirror with --mirror URL"),
+    ("Failed to fetch", "the mirror failed: run it again, or choose another with --mirror URL"),
+)  # fmt: skip
+
+
+class Mode(StrEnum):
+    """How mmdebstrap makes files of other owners."""
+
+    ROOT = "root"
+    UNSHARE = "unshare"
+    FAKECHROOT = "fakechroot"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call of mmdebstrap. `sources` are lines of sources.list."""
+
+    mode: Mode
+    suite: str
+    sources: tuple[str, ...]
+    variant: str = "minbase"
+    include: tuple[str, ...] = ()
+    keyring: str = ""
+    allow_expired: bool = False
+    mounts: bool = True
+
+
+def arguments(plan: Plan) -> list[str]:
+    """Return the command that writes a tar archive to standard output."""
+    argv = [
+        "mmdebstrap",
+        "--verbose",
+        f"--mode={plan.mode}",
+        f"--variant={plan.variant}",
+        "--format=tar",
+    ]
+    if plan.include:
+        argv.append("--include=" + ",".join(plan.include))
+    if plan.keyring:
+        argv.append(f"--keyring={plan.keyring}")
+    if plan.allow_expired:
+        argv.append('--aptopt=Acquire::Check-Valid-Until "false"')
+    if not plan.mounts:
+        argv.append("--skip=check/canmount,chroot/mount")
+    return [*argv, plan.suite, "-", *plan.sources]
+
+
+def environment(epoch: int | None, folder: str) -> dict[str, str]:
+    """Return the environment for mmdebstrap; `folder` is for its temporary files."""
+    path = os.environ.get("PATH", process.CLEAN_PATH)
+    extra = {"TMPDIR": folder, "DEBIAN_FRONTEND": "noninteractive", "PERL_HASH_SEED": "0"}
+    extra["PATH"] = f"{path}:{process.CLEAN_PATH}"  # ordinary users often lack /usr/sbin
+    if epoch is not None:
+        extra["SOURCE_DATE_EPOCH"] = str(epoch)
+    return process.clean_environment(extra)
+
+
+def default_sources(suite: str) -> str:
+    """Return the sources.list that mmdebstrap would use by itself."""
+    argv = [
+        "mmdebstrap",
+        "--mode=chrootless",
+        "--variant=custom",
+        "--format=null",
+        "--quiet",
+        "--skip=check/signed-by",
+        '--setup-hook=cat "$1"/etc/apt/sources.list >&2; exit 1',
+        suite,
+        "-",
+    ]
+    done = process.run(argv, env=environment(None, temporary_folder()), check=False, timeout=60)
+    return done.stderr.decode("utf-8", "replace")
+
+
+def temporary_folder() -> str:
+    """Return the folder for the system that is being installed."""
+    return paths.scratch_dir()
+
+
+def choose(wanted: str = "") -> tuple[Mode, str, bool]:
+    """Return mode, temporary folder, and whether it can mount; each candidate is tried.
+
+    With `wanted` only that mode is. Raises AppPotError with what was wrong with each.
+    """
+    process.find_program("mmdebstrap", hint="install the package mmdebstrap")
+    problems = []
+    folder = temporary_folder()
+    if os.geteuid() == 0 and wanted in ("", Mode.ROOT):
+        problem = _try_root(folder)
+        if not problem:
+            return Mode.ROOT, folder, _works(["unshare", "--mount", "true"], folder) == ""
+        problems.append(f"root: {problem}")
+    elif wanted == Mode.ROOT:
+        problems.append("root: you are not root")
+    if wanted in ("", Mode.UNSHARE):
+        for candidate in dict.fromkeys((folder, "/var/tmp", "/tmp")):  # noqa: S108
+            problem = _try_unshare(candidate)
+            if not problem:
+                return Mode.UNSHARE, candidate, True
+            problems.append(f"unshare: {problem}")
+            if "TMPDIR" not in problem:
+                break
+    if wanted in ("", Mode.FAKECHROOT):
+        problem = _works(["fakechroot", "fakeroot", "true"], folder)
+        if not problem:
+            return Mode.FAKECHROOT, folder, True
+        problems.append(f"fakechroot: {problem}")
+    raise AppPotError(
+        "there is no way to install a system without root here: " + "; ".join(problems),
+        hint="install the packages fakechroot and fakeroot, or let the administrator allow user"
+        " namespaces and give you subordinate ids (package uidmap, /etc/subuid, /etc/subgid)",
+    )
+
+
+def _try_root(folder: str) -> str:
+    """Return why this user, who is called root, is not: '' if files can be given away."""
+    import tempfile  # noqa: PLC0415
+
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        try:
+            os.chown(file.name, 65534, 65534)
+        except OSError as error:
+            return f"cannot give files away ({error.strerror}): a namespace with one user"
+    return ""
+
+
+def _try_unshare(folder: str) -> str:
+    """Return what is wrong with user namespaces and subordinate ids here, or ''."""
+    problem = _works(["mmdebstrap", "--unshare-helper", "true"], folder)
+    if problem:
+        return problem
+    if _works(["mmdebstrap", "--unshare-helper", "test", "-x", folder], folder):
+        return f"other users cannot enter TMPDIR {folder}"
+    return ""
+
+
+def _works(argv: Sequence[str], folder: str) -> str:
+    """Run a program; return '' if it succeeds, else its last words."""
+    try:
+        done = process.run(argv, env=environment(None, folder), check=False, timeout=30)
+    except AppPotError as error:
+        return error.message
+    if done.returncode == 0:
+        return ""
+    words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return words[-1].removeprefix("E: ") if words else f"status {done.returncode}"
+
+
+def run(
+    plan: Plan,
+    *,
+    epoch: int,
+    folder: str,
+    archive: IO[bytes],
+    log: str,
+    step: Callable[[str], None],
+) -> None:
+    """Write the system's tar archive to the file `archive`; raises ImageError.
+
+    mmdebstrap's output goes to the file `log`; `step` is told each of its steps. On SIGINT,
+    SIGTERM and SIGHUP it is stopped, its temporary files go, and KeyboardInterrupt is raised.
+    """
+    argv = arguments(plan)
+    program = process.find_program("mmdebstrap")
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    with _interruptible(), open(log, "wb", buffering=0) as record, open(os.devnull, "rb") as null:
+        record.write(f"$ {process.command_line(argv)}\n".encode())
+        reader, end = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = process.spawn(
+                [program, *argv[1:]],
+                descriptors={0: null.fileno(), 1: archive.fileno(), 2: end},
+                env=environment(epoch, folder),
+                group=True,
+            )
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            os.close(end)
+        with open(reader, "rb") as output:
+            try:
+                for line in output:
+                    record.write(line)
+                    found = _STEP.match(line.decode("utf-8", "replace").rstrip())
+                    if found:
+                        step(found[1])
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            except BaseException:
+                _stop(pid, output.fileno())
+                raise
+    if code != 0:
+        raise _failure(code, log)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP be like Ctrl-C for a while."""
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    try:
+        before = {number: signal.signal(number, interrupt) for number in numbers}
+    except ValueError:  # not the main thread: the caller takes care of signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(pid: int, output: int) -> None:
+    """Stop mmdebstrap and all that it has started; let it remove its temporary files."""
+    handlers = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGINT)
+        end = time.monotonic() + GRACE
+        os.set_blocking(output, False)
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                break
+            with suppress(BlockingIOError):  # it must not wait for its reader
+                os.read(output, 1 << 16)
+            time.sleep(0.02)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _failure(code: int, log: str) -> ImageError:
+    """Return the error for a mmdebstrap that failed, with its log's last lines."""
+    with open(log, encoding="utf-8", errors="replace") as file:
+        lines = [line.rstrip() for line in file if line.strip()]
+    tail = "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
+    text = "\n".join(lines)
+    hint = next((hint for words, hint in _HINTS if words in text), "read the log")
+    how = f"was killed by signal {-code}" if code < 0 else f"failed with status {code}"
+    return ImageError(f"mmdebstrap {how}; its log is {log}\n{tail}", hint=hint)

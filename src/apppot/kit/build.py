@@ -1,0 +1,261 @@
+"""Build a kit: sources, one build for each component, one folder in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from apppot import __version__, paths
+from apppot.errors import KitError
+from apppot.kit import MANIFEST, SCHEMA, folders, tools, verify
+from apppot.kit import manifest as manifests
+from apppot.kit.job import Job
+from apppot.kit.manifest import Component, File, Manifest, Patch
+from apppot.kit.recipes import RECIPES
+from apppot.kit.sources import Finder, Got, Options, Versions, Wanted, read_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from apppot.kit.progress import Progress
+
+KEPT = 4  # results of each component that the cache keeps
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the user asked for; no `only` means all components."""
+
+    output: str = ""
+    sources: Options = field(default_factory=Options)
+    only: tuple[str, ...] = ()
+    jobs: int = 0
+    cached: bool = True
+
+
+def build(options: BuildOptions, progress: Progress) -> str:
+    """Build a kit and return its folder; raises KitError.
+
+    The kit that was in the folder before is replaced at once, when the new one is whole.
+    """
+    output = options.output or os.path.join(paths.cache_dir(), "kit")
+    output = os.path.realpath(output)
+    names = _names(options.only)
+    folders.check_replaceable(output)
+    tools.require()
+    versions = read_versions(os.path.join(paths.recipes_dir(), "kit", "versions.toml"))
+    before = os.umask(0o022)
+    try:
+        with _workspace() as workspace, _locked(workspace, progress):
+            builder = Builder(versions, workspace, options, progress)
+            results = builder.results(names)
+            merged = _merge(results, output if options.only else "")
+            with folders.replacing(output) as aside:
+                _assemble(merged, results, output, aside)
+    finally:
+        os.umask(before)
+    return output
+
+
+def _names(only: tuple[str, ...]) -> list[str]:
+    unknown = [name for name in only if name not in RECIPES]
+    if unknown:
+        raise KitError(
+            f"there is no component '{unknown[0]}'", hint="there are: " + ", ".join(RECIPES)
+        )
+    return [name for name in RECIPES if not only or name in only]
+
+
+@contextlib.contextmanager
+def _workspace() -> Iterator[str]:
+    """Give the folder for builds: in the user's cache, or a temporary one if that is impossible."""
+    folder = os.path.join(paths.cache_dir(), "build")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        usable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        usable = False
+    if usable:
+        yield os.path.realpath(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="apppot-kit-", dir=paths.scratch_dir()) as temporary:
+        yield os.path.realpath(temporary)
+
+
+@contextlib.contextmanager
+def _locked(workspace: str, progress: Progress) -> Iterator[None]:
+    """Hold the workspace's lock; what a killed build left there is then removed."""
+    with open(os.path.join(workspace, "lock"), "a", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with progress.step("waiting for another 'apppot kit build' to end"):
+                fcntl.flock(stream, fcntl.LOCK_EX)
+        work = os.path.join(workspace, "work")
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+class Builder:
+    """Builds components; each result is a small kit of its own in the workspace's cache."""
+
+    def __init__(
+        self, versions: Versions, workspace: str, options: BuildOptions, progress: Progress
+    ) -> None:
+        self.versions = versions
+        self.workspace = workspace
+        self.options = options
+        self.progress = progress
+        self.recipes = paths.recipes_dir()
+        self.toolchain = tools.toolchain()
+        self.jobs = options.jobs or len(os.sched_getaffinity(0))
+
+    def results(self, names: list[str]) -> list[str]:
+        """Return the folders of the components' results, built where the cache has none."""
+        wanted = [self.versions.wanted[name] for name in names]
+        finder = Finder(self.versions, self.options.sources, self.workspace, self.progress)
+        got = finder.find(wanted)
+        # The small ones come first: what is wrong with them should not wait for the kernel.
+        order = sorted(wanted, key=lambda each: each.name == "kernel")
+        return [self._result(each, got[each.name]) for each in order]
+
+    def _result(self, wanted: Wanted, got: Got) -> str:
+        component = self._component(wanted, got)
+        place = os.path.join(self.workspace, wanted.name, component.inputs)
+        if self.options.cached and self._cached(place):
+            self.progress.note(f"{wanted.name}: {got.version or 'unchanged'}, from the build cache")
+            os.utime(place)
+            return place
+        work = os.path.join(self.workspace, "work", wanted.name)
+        shutil.rmtree(work, ignore_errors=True)
+        job = self._job(wanted, got, work)
+        RECIPES[wanted.name].build(job)
+        files = folders.entries(job.out)
+        manifest = Manifest(
+            files=files,
+            components={wanted.name: replace(component, files=tuple(sorted(files)))},
+            toolchain=self.toolchain,
+            apppot=__version__,
+        )
+        folders.write(os.path.join(job.out, MANIFEST), manifests.render(manifest))
+        shutil.rmtree(place, ignore_errors=True)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.rename(job.out, place)
+        shutil.rmtree(work, ignore_errors=True)
+        self._prune(os.path.dirname(place))
+        return place
+
+    def _cached(self, place: str) -> bool:
+        try:
+            verify.check(place)
+        except KitError:
+            return False
+        return True
+
+    def _prune(self, folder: str) -> None:
+        entries = sorted(os.scandir(folder), key=lambda entry: -entry.stat().st_mtime)
+        for entry in entries[KEPT:]:
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+    def _recipe(self, name: str) -> str:
+        return os.path.join(self.recipes, "kit", name)
+
+    def _patches(self, name: str) -> tuple[str, ...]:
+        folder = os.path.join(self._recipe(name), "patches")
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        return tuple(os.path.join(folder, each) for each in names if each.endswith(".patch"))
+
+    def _component(self, wanted: Wanted, got: Got) -> Component:
+        """Return what is known of a component before it is built, with the digest of its inputs."""
+        patches = tuple(
+            Patch(os.path.basename(path), verify.sha256_of(path))
+            for path in self._patches(wanted.name)
+        )
+        sources = got.sources or folders.own_sources(os.path.join(self.recipes, "guest"))
+        component = Component(
+            version=got.version or __version__,
+            licence=wanted.licence,
+            files=(),
+            sources=sources,
+            patches=patches,
+        )
+        content = {
+            "component": wanted.name,
+            "version": component.version,
+            "sources": [(each.file, each.sha256) for each in sources],
+            "patches": [(each.name, each.sha256) for each in patches],
+            "recipe": folders.digests(self._recipe(wanted.name)),
+            "code": folders.digests(os.path.dirname(__file__), ("job.py", "cpio.py"))
+            + folders.digests(os.path.dirname(str(RECIPES[wanted.name].__file__))),
+            "toolchain": self.toolchain,
+            "schema": SCHEMA,
+        }
+        text = json.dumps(content, sort_keys=True)
+        return replace(component, inputs=hashlib.sha256(text.encode()).hexdigest())
+
+    def _job(self, wanted: Wanted, got: Got, work: str) -> Job:
+        os.makedirs(os.path.join(self.workspace, "logs"), exist_ok=True)
+        log = os.path.join(self.workspace, "logs", f"{wanted.name}.log")
+        folders.write(log, "")
+        os.makedirs(os.path.join(work, "build"))
+        os.makedirs(os.path.join(work, "out"))
+        return Job(
+            name=wanted.name,
+            version=got.version or __version__,
+            work=os.path.join(work, "build"),
+            out=os.path.join(work, "out"),
+            recipe=self._recipe(wanted.name),
+            guest=os.path.join(self.recipes, "guest"),
+            source=got.path,
+            patches=self._patches(wanted.name),
+            jobs=self.jobs,
+            log=log,
+            progress=self.progress,
+        )
+
+
+def _merge(results: list[str], previous: str) -> Manifest:
+    """Return the manifest of the whole kit: of `previous`, if given, with the results' on top."""
+    parts = [manifests.load(place) for place in results]
+    if previous and os.path.exists(os.path.join(previous, MANIFEST)):
+        parts.insert(0, verify.check(previous))
+    files: dict[str, File] = {}
+    components: dict[str, Component] = {}
+    for part in parts:
+        for name in part.components:
+            gone = components[name].files if name in components else ()
+            files = {path: entry for path, entry in files.items() if path not in gone}
+        files |= part.files
+        components |= part.components
+    return Manifest(
+        files=dict(sorted(files.items())),
+        components=dict(sorted(components.items())),
+        toolchain=parts[-1].toolchain,
+        apppot=__version__,
+    )
+
+
+def _assemble(manifest: Manifest, results: list[str], previous: str, aside: str) -> None:
+    """Copy the files that `manifest` names into `aside`, and check what came out."""
+    origin = {name: place for place in results for name in manifests.load(place).files}
+    for name, entry in manifest.files.items():
+        target = os.path.join(aside, name)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copyfile(os.path.join(origin.get(name, previous), name), target)
+        os.chmod(target, 0o755 if entry.executable else 0o644)
+        folders.sync(target)
+    dynamic = [name for name in manifest.files if folders.needs_loader(os.path.join(aside, name))]
+    if dynamic:
+        raise KitError(f"these programs did not become static: {', '.join(dynamic)}")
+    folders.write(os.path.join(aside, MANIFEST), manifests.render(manifest))
+    verify.check(aside)

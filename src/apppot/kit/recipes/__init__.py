@@ -1,0 +1,11 @@
+"""How each component of the kit is built: one module each, with the same three names.
+
+`NAME` is the component's; `NEEDS` are the build tools beyond the common ones; `build(job)` puts
+its files below `job.out`. A recipe reads only `job.source`, `job.recipe` and `job.guest`.
+"""
+
+from __future__ import annotations
+
+from apppot.kit.recipes import agent, confine, e2fsprogs, erofs, kernel, passt
+
+RECIPES = {module.NAME: module for module in (kernel, passt, erofs, e2fsprogs, agent, confine)}

@@ -12,30 +12,55 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
+VARIANTS = ("minbase", "apt", "essential", "buildd", "important", "standard")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("source", metavar="DISTRIBUTION:SUITE", help="such as debian:bookworm")
-    parser.add_argument("--name", default="", metavar="NAME[:TAG]", help="the image's name"
-                        " (default: DISTRIBUTION:SUITE)")  # fmt: skip
-    parser.add_argument("--include", action="append", default=[], metavar="PACKAGE,...",
-                        help="packages to install beside; may be repeated")  # fmt: skip
-    parser.add_argument("--bare", action="store_true", help="leave out what minbase lacks")
-    parser.add_argument("--variant", default="minbase", metavar="SET",
-                        help="mmdebstrap's package set: minbase (default), apt, essential,"
-                        " buildd, important, standard")  # fmt: skip
-    parser.add_argument("--components", default="", metavar="NAME,...",
-                        help="of the archive (default: main; for Ubuntu main,universe)")  # fmt: skip
-    parser.add_argument("--mirror", default="", metavar="URL", help="of the main archive")
-    parser.add_argument("--keyring", default="", metavar="FILE",
-                        help="the keys that the packages are signed with")  # fmt: skip
-    parser.add_argument("--allow-expired", action="store_true",
-                        help="accept Release files that are out of date")  # fmt: skip
-    parser.add_argument("--mode", default="", choices=("root", "unshare", "fakechroot"),
-                        help="how to do without root (default: the first that works)")  # fmt: skip
-    parser.add_argument("--compress", default="none", choices=("none", "lz4hc", "zstd"),
-                        help="the layer's compression (default: none, the fastest to run)")  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="replace an image of that name")
+    add = parser.add_argument
+    add("source", metavar="DISTRIBUTION:SUITE", help="such as debian:bookworm")
+    add(
+        "--name",
+        default="",
+        metavar="NAME[:TAG]",
+        help="the image's name (default: DISTRIBUTION:SUITE)",
+    )
+    add(
+        "--include",
+        action="append",
+        default=[],
+        metavar="PACKAGE,...",
+        help="packages to install as well; may be repeated",
+    )
+    add("--bare", action="store_true", help="only what the variant has, without sudo and so on")
+    add(
+        "--variant",
+        default="minbase",
+        choices=VARIANTS,
+        help="mmdebstrap's package set (default: minbase)",
+    )
+    add(
+        "--components",
+        default="",
+        metavar="NAME,...",
+        help="of the archive (default: main; for Ubuntu main,universe)",
+    )
+    add("--mirror", default="", metavar="URL", help="address of the main archive")
+    add("--keyring", default="", metavar="FILE", help="the keys that the packages are signed with")
+    add("--allow-expired", action="store_true", help="accept Release files that are out of date")
+    add(
+        "--mode",
+        default="",
+        choices=("root", "unshare", "fakechroot"),
+        help="how to do without root (default: the first that works)",
+    )
+    add(
+        "--compress",
+        default="none",
+        choices=("none", "lz4hc", "zstd"),
+        help="the layer's compression (default: none, the fastest to run)",
+    )
+    add("--force", action="store_true", help="replace an image of that name")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -14,15 +14,15 @@ from typing import IO, TYPE_CHECKING, Any
 from apppot import paths, process
 from apppot.errors import AppPotError, ImageError, UsageError
 from apppot.image import debsources, erofs, mmdebstrap, reference, writer
-from apppot.image.debsources import Release
 from apppot.image.erofs import Compression
 from apppot.image.store import Store, stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from apppot.image.debsources import Release
+
 DISTRIBUTIONS = ("debian", "ubuntu")
-VARIANTS = ("minbase", "apt", "essential", "buildd", "important", "standard")
 # What people expect of a system that they log in to, and minbase lacks; `bare` leaves it out.
 USUAL = ("ca-certificates", "iproute2", "netbase", "procps", "sudo")
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -72,6 +72,7 @@ def bootstrap(request: Request, step: Callable[[str], None] = lambda _: None) ->
     distribution, suite, name = names(request)
     store = stores()[0]
     check_store(store, name, replace=request.replace)
+    erofs.mkfs_program()
     step("looking for a way to install without root")
     mode, folder, mounts = mmdebstrap.choose(request.mode)
     step("asking the mirror")
@@ -82,10 +83,25 @@ def bootstrap(request: Request, step: Callable[[str], None] = lambda _: None) ->
     with _archive_file(folder) as archive:
         mmdebstrap.run(plan, epoch=epoch, folder=folder, archive=archive, log=log, step=step)
         step("making the layer")
-        digest, size = _store(store, archive, request, name, plan, releases, epoch)
+        system = describe(archive)
+        words = ["apppot", "bootstrap", request.source, f"--variant={plan.variant}"]
+        if plan.include:
+            words.append("--include=" + ",".join(plan.include))
+        history = process.command_line(words)
+        with store.writer() as adding:
+            layer = erofs.layer(adding, archive, compression=request.compression, without=left_out)
+            digest = adding.image(
+                name,
+                [layer],
+                configuration(system, layer.digest, epoch, history),
+                annotations=_provenance(request, system, releases),
+                replace=request.replace,
+            )
+    if request.replace:
+        store.clean()
     os.unlink(log)
     notes = _notes(distribution, suite, releases)
-    return Made(name, digest, size, time.monotonic() - begin, notes)
+    return Made(name, digest, layer.size, time.monotonic() - begin, notes)
 
 
 def names(request: Request) -> tuple[str, str, str]:
@@ -231,38 +247,9 @@ def configuration(system: System, layer_digest: str, epoch: int, history: str) -
     }
 
 
-def _store(
-    store: Store,
-    archive: IO[bytes],
-    request: Request,
-    name: str,
-    plan: mmdebstrap.Plan,
-    releases: Sequence[Release],
-    epoch: int,
-) -> tuple[str, int]:
-    """Add the image; return its digest and its layer's size."""
-    system = describe(archive)
-    with store.writer() as adding:
-        layer = erofs.layer(adding, archive, compression=request.compression, without=left_out)
-        words = ["apppot", "bootstrap", request.source, f"--variant={plan.variant}"]
-        if plan.include:
-            words.append("--include=" + ",".join(plan.include))
-        config = configuration(system, layer.digest, epoch, process.command_line(words))
-        digest = adding.image(
-            name,
-            [layer],
-            config,
-            annotations=_provenance(request, system, releases),
-            replace=request.replace,
-        )
-    if request.replace:
-        store.clean()
-    return digest, layer.size
-
-
 def _provenance(request: Request, system: System, releases: Sequence[Release]) -> dict[str, str]:
     """Return the manifest's annotations: from what the image was made."""
-    import hashlib  # noqa: PLC0415
+    import hashlib
 
     listed = "".join(f"{package}\n" for package in system.packages).encode()
     return {

@@ -111,7 +111,7 @@ def plan(
 
 def host_targets() -> tuple[Target, ...]:
     """Return what the host's own apt is configured for; () if there is no apt."""
-    fields = "\t".join(("$(REPO_URI)", "$(ORIGIN)", "$(LABEL)", "$(RELEASE)"))
+    fields = "$(REPO_URI)\t$(ORIGIN)\t$(LABEL)\t$(RELEASE)"
     try:
         done = process.run(
             ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"], check=False
@@ -161,7 +161,7 @@ def releases(sources: Sequence[Source]) -> tuple[Release, ...]:
 
 def parse_release(source: Source, text: str) -> Release:
     """Return what a Release file says; raises ImageError. apt checks its signature, not this."""
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415
+    from email.utils import parsedate_to_datetime
 
     fields: dict[str, str] = {}
     for line in text.splitlines():

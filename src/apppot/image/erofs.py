@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 from enum import StrEnum
@@ -57,18 +58,29 @@ def arguments(program: str, target: str, compression: Compression = Compression.
 
 
 def mkfs_program() -> str:
-    """Return the path of mkfs.erofs: `APPPOT_MKFS_EROFS`, the kit's, else the system's."""
-    named = os.environ.get("APPPOT_MKFS_EROFS", "")
-    if named:
-        return named
-    try:
-        from apppot import kit
+    """Return the path of mkfs.erofs: `APPPOT_MKFS_EROFS`, the kit's, else the system's.
 
-        return kit.find().file("bin/mkfs.erofs")
-    except (ImportError, AttributeError, KitError):
-        return process.find_program(
-            "mkfs.erofs", hint="run 'apppot kit build' or install the package erofs-utils"
-        )
+    Raises AppPotError if there is none that can read archives.
+    """
+    from apppot import kit
+
+    named = os.environ.get("APPPOT_MKFS_EROFS", "")
+    try:
+        return named or kit.find().file(kit.MKFS_EROFS)
+    except KitError as error:
+        program = shutil.which("mkfs.erofs", path=process.CLEAN_PATH)
+        if program and b"--tar" in _help(program):
+            return program
+        found = f"; {program} is too old (1.7 is needed)" if program else ""
+        raise KitError(
+            f"there is no mkfs.erofs: {error.message}{found}", hint=error.hint
+        ) from error
+
+
+def _help(program: str) -> bytes:
+    """Return what a program says about its options."""
+    done = process.run([program, "--help"], check=False, timeout=10)
+    return done.stdout + done.stderr
 
 
 def layer(

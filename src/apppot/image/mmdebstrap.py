@@ -20,21 +20,18 @@ if TYPE_CHECKING:
 TAIL_LINES = 12
 GRACE = 30.0
 _STEP = re.compile(r"I: (.+?)\.\.\.$")
-_HINTS = (
-    ("No space left on device", "the disk is full: free some space, or set APPPOT_TMPDIR to a"
-     " folder on a bigger disk"),
-    ("is expired", "the mirror is out of date: choose another with --mirror, or use"
-     " --allow-expired for an archive of old packages"),
-    ("is not valid yet", "is this computer's clock right?"),
-    ("NO_PUBKEY", "the keys of this distribution are missing: install its archive keyring, or"
-     " give it with --keyring FILE"),
-    ("is not signed", "the keys of this distribution are missing: install its archive keyring,"
-     " or give it with --keyring FILE"),
-    ("Unable to locate package", "check the names after --include; does the mirror have them,"
-     " in these --components?"),
-    ("Could not resolve", "is the network up? Choose a mirror with --mirror URL"),
-    ("Failed to fetch", "the mirror failed: run it again, or choose another with --mirror URL"),
-)  # fmt: skip
+_KEYS = "the keys of this distribution are missing: install its archive keyring, or use --keyring"
+_HINTS = {
+    "No space left on device": "the disk is full: set APPPOT_TMPDIR to a folder on a bigger disk",
+    "is expired": "the mirror is out of date: choose another with --mirror, or use"
+    " --allow-expired for an archive of old packages",
+    "is not valid yet": "is this computer's clock right?",
+    "NO_PUBKEY": _KEYS,
+    "is not signed": _KEYS,
+    "Unable to locate package": "check the names after --include; are they in these --components?",
+    "Could not resolve": "is the network up? Choose a mirror with --mirror URL",
+    "Failed to fetch": "the mirror failed: run it again, or choose another with --mirror URL",
+}
 
 
 class Mode(StrEnum):
@@ -148,7 +145,7 @@ def choose(wanted: str = "") -> tuple[Mode, str, bool]:
 
 def _try_root(folder: str) -> str:
     """Return why this user, who is called root, is not: '' if files can be given away."""
-    import tempfile  # noqa: PLC0415
+    import tempfile
 
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         try:
@@ -274,6 +271,6 @@ def _failure(code: int, log: str) -> ImageError:
         lines = [line.rstrip() for line in file if line.strip()]
     tail = "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
     text = "\n".join(lines)
-    hint = next((hint for words, hint in _HINTS if words in text), "read the log")
+    hint = next((hint for words, hint in _HINTS.items() if words in text), "read the log")
     how = f"was killed by signal {-code}" if code < 0 else f"failed with status {code}"
     return ImageError(f"mmdebstrap {how}; its log is {log}\n{tail}", hint=hint)

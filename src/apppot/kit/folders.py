@@ -42,8 +42,9 @@ def digests(folder: str, only: tuple[str, ...] = ()) -> list[tuple[str, str]]:
 
 
 def own_sources(guest: str) -> tuple[Source, ...]:
-    """Return the project's own C sources and headers as a component's sources."""
-    names = tuple(name for name in sorted(os.listdir(guest)) if name.endswith((".c", ".h")))
+    """Return the project's own C sources, headers and Makefile as a component's sources."""
+    present = sorted(os.listdir(guest))
+    names = tuple(name for name in present if name.endswith((".c", ".h")) or name == "Makefile")
     return tuple(Source("apppot", name, digest) for name, digest in digests(guest, names))
 
 

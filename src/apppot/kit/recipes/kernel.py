@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 NAME = "kernel"
 # C sources and headers there are not unpacked: ARCH=um compiles none of them. Their Kconfig files
-# and Makefiles stay, because those of all drivers are read. Other architectures' are not.
+# and Makefiles stay: those of all drivers are read, and some of the other architectures'.
 UNUSED = (
     *("drivers/accel", "drivers/clk", "drivers/gpu", "drivers/iio", "drivers/infiniband"),
     *("drivers/media", "drivers/net/ethernet", "drivers/net/wireless", "drivers/pinctrl"),
@@ -49,8 +49,9 @@ def _unpack(job: Job) -> str:
     archive = _archive(job) if job.source.endswith(".deb") else job.source
     tree = os.path.join(job.work, "source")
     os.mkdir(tree)
-    patterns = [f"*/{folder}/*.[chS]" for folder in UNUSED]
-    patterns += [f"*/arch/{name}/*" for name in OTHER_ARCHITECTURES]
+    folders = (*UNUSED, *(f"arch/{name}" for name in OTHER_ARCHITECTURES))
+    endings = ("[chS]", "dts", "dtsi", "dtso")
+    patterns = [f"*/{folder}/*.{ending}" for folder in folders for ending in endings]
     job.step(
         "unpack",
         [

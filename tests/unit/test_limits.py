@@ -227,7 +227,8 @@ def test_an_empty_system_still_has_a_limit(tmp_path: Path) -> None:
     assert limits.cpu_quota(root=str(tmp_path)) is None
 
 
-def test_ulimit() -> None:
+@pytest.mark.parametrize(("kind", "option"), [("RLIMIT_AS", "-v"), ("RLIMIT_FSIZE", "-f")])
+def test_ulimit(kind: str, option: str) -> None:
     code = (
         "from apppot.machine import limits\n"
         "l = limits.memory_limit(environ={})\n"
@@ -235,12 +236,12 @@ def test_ulimit() -> None:
     )
 
     def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (700 * MIB, 700 * MIB))
+        resource.setrlimit(getattr(resource, kind), (700 * MIB, 700 * MIB))
 
     done = subprocess.run(
         [sys.executable, "-c", code], preexec_fn=limited, capture_output=True, text=True, check=True
     )
-    assert done.stdout == f"{700 * MIB} ulimit -v True\n"
+    assert done.stdout == f"{700 * MIB} ulimit {option} True\n"
 
 
 @given(st.integers(0, 1 << 50), st.booleans())

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
-from typing import TYPE_CHECKING
 
 from apppot.errors import ExitStatus
-from apppot.machine import probes
-from apppot.machine.probes import report
-
-if TYPE_CHECKING:
-    import argparse
+from apppot.machine.probes import finding, report
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,21 +17,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        choices=[*probes.NAMES, []],
-        help="try only these: " + ", ".join(probes.NAMES),
+        type=_name,
+        help="try only these: " + ", ".join(finding.NAMES),
     )
     parser.add_argument("--quick", action="store_true", help="boot nothing: under half a second")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
+def _name(text: str) -> str:
+    if text not in finding.NAMES:
+        raise argparse.ArgumentTypeError(f"no such probe; there are {', '.join(finding.NAMES)}")
+    return text
+
+
 def main(options: argparse.Namespace) -> int:
     """Run the probes; 0 if runs will work (with names: if none of those failed)."""
-    names = options.names or (probes.QUICK if options.quick else probes.NAMES)
+    names = options.names or (finding.QUICK if options.quick else finding.NAMES)
     findings = []
     for name in dict.fromkeys(names):
         if sys.stderr.isatty() and not options.json:
             print(f"\r\033[Ktrying {name} ...", end="", file=sys.stderr, flush=True)
-        findings.append(probes.examine(name, quick=options.quick))
+        findings.append(finding.examine(name, quick=options.quick))
     if sys.stderr.isatty() and not options.json:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     verdict = report.verdict(findings, named=bool(options.names))

@@ -292,11 +292,12 @@ def _positive(text: str) -> int:
 
 
 def _ulimit_memory() -> Iterator[Limit]:
-    # The guest's memory is one shared mapping of the kernel process: it counts as address space
-    # (-v), not as data (-d); Linux does not enforce -m.
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        yield Limit(soft, "ulimit -v")
+    # The guest's memory is a file without a name (-f), mapped shared by the kernel process: it
+    # counts as address space (-v), not as data (-d); Linux does not enforce -m.
+    for number, option in ((resource.RLIMIT_AS, "-v"), (resource.RLIMIT_FSIZE, "-f")):
+        soft, _ = resource.getrlimit(number)
+        if soft != resource.RLIM_INFINITY:
+            yield Limit(soft, f"ulimit {option}")
 
 
 def _available_memory(root: str) -> int:

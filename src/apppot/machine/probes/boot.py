@@ -128,6 +128,14 @@ def _end(pid: int, patience: float) -> int:
         time.sleep(0.002)
 
 
+def signal_name(number: int) -> str:
+    """Return SIGTERM for 15, and so on."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _why(console: str, status: int, seconds: float, *, timed_out: bool) -> str:
     """Return the most telling of the kernel's last words."""
     lines = [line.strip() for line in console.splitlines() if not _NOISE.search(line)]
@@ -136,7 +144,7 @@ def _why(console: str, status: int, seconds: float, *, timed_out: bool) -> str:
     if timed_out:
         how = f"no hello within {seconds:.0f} s"
     elif status < 0:
-        how = f"the kernel was killed by signal {-status}"
+        how = f"the kernel was killed by {signal_name(-status)}"
     else:
         how = f"the kernel ended with status {status}"
     return f"{how}; it said: {last[-300:]}" if last else f"{how} without a word"

@@ -14,7 +14,7 @@ SCHEMA = 1
 _GAP = 2
 _NARROWEST = 24
 # Without these no machine starts, whatever else works.
-_NEEDED = ("kit", "exec-memory", "memory", "runtime", "processes", "open-files", "python")
+_NEEDED = ("kit", "exec-memory", "memory", "runtime", "processes", "python")
 _USABLE = (Outcome.WORKS, Outcome.LIMITED)
 
 

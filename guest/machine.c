@@ -1,0 +1,224 @@
+/* The guest's file system: layers, scratch, overlay, kernel file systems, shared folders. */
+#include "machine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "failure.h"
+#include "files.h"
+
+#define NEW_ROOT "/root"
+#define LAYERS "/layers"
+#define SCRATCH "/scratch"
+
+enum { DEVICE_WAIT_STEPS = 500, DEVICE_WAIT_NANOSECONDS = 10000000 };
+
+static struct {
+    int fds[SHARES_MAX];
+    size_t count;
+} writable_shares;
+
+void machine_mount_early(void)
+{
+    mkdir("/dev", 0755);
+    mkdir("/proc", 0755);
+    mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755");
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+}
+
+/* Most devices are there at once; those on a slow bus are given five seconds. */
+static bool wait_for_device(const char *path)
+{
+    struct stat found;
+    for (int i = 0; i < DEVICE_WAIT_STEPS; i++) {
+        if (stat(path, &found) == 0)
+            return true;
+        nanosleep(&(struct timespec){.tv_nsec = DEVICE_WAIT_NANOSECONDS}, NULL);
+    }
+    return false;
+}
+
+static bool mount_layers(const struct machine_spec *spec)
+{
+    mkdir(LAYERS, 0755);
+    for (size_t i = 0; i < spec->layers.count; i++) {
+        const char *device = spec->layers.items[i];
+        char folder[sizeof LAYERS + 24];
+        snprintf(folder, sizeof folder, LAYERS "/%zu", i);
+        if (mkdir(folder, 0755) != 0)
+            return fail("layers", errno, "make %s", folder);
+        if (!wait_for_device(device))
+            return fail("layers", ENOENT, "find the device %s", device);
+        if (mount(device, folder, "erofs", MS_RDONLY, NULL) != 0)
+            return fail("layers", errno, "mount the layer %s", device);
+    }
+    return true;
+}
+
+static bool mount_scratch(const struct machine_spec *spec)
+{
+    mkdir(SCRATCH, 0755);
+    if (spec->scratch != NULL) {
+        /* Scratch does not outlive the machine: nothing that only helps after a crash is on. */
+        static const char fast[] = "nobarrier,noauto_da_alloc,noinit_itable";
+        if (!wait_for_device(spec->scratch))
+            return fail("scratch", ENOENT, "find the device %s", spec->scratch);
+        if (mount(spec->scratch, SCRATCH, "ext4", MS_NOATIME, fast) != 0 &&
+            mount(spec->scratch, SCRATCH, "ext4", MS_NOATIME, NULL) != 0)
+            return fail("scratch", errno, "mount %s as scratch", spec->scratch);
+    } else {
+        char options[64] = "mode=0755,nr_inodes=0";
+        if (spec->scratch_size != 0)
+            snprintf(options, sizeof options, "mode=0755,nr_inodes=0,size=%" PRIu64,
+                     spec->scratch_size);
+        if (mount("scratch", SCRATCH, "tmpfs", MS_NOATIME, options) != 0)
+            return fail("scratch", errno, "mount scratch (tmpfs, %s)", options);
+    }
+    if ((mkdir(SCRATCH "/upper", 0755) != 0 && errno != EEXIST) ||
+        (mkdir(SCRATCH "/work", 0755) != 0 && errno != EEXIST))
+        return fail("scratch", errno, "make folders in scratch");
+    int fd = open(SCRATCH, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0 && fd != SCRATCH_DESCRIPTOR) {
+        dup3(fd, SCRATCH_DESCRIPTOR, O_CLOEXEC);
+        close(fd);
+    }
+    return true;
+}
+
+static bool mount_overlay(size_t layers)
+{
+    /* `volatile`: fsync() of the payload need not reach scratch, which is thrown away. */
+    char options[LAYERS_MAX * 4 + 256] = "volatile,redirect_dir=on,metacopy=off,index=off,"
+                                         "xino=auto,upperdir=" SCRATCH "/upper,workdir=" SCRATCH
+                                         "/work,lowerdir=";
+    size_t used = strlen(options);
+    for (size_t i = layers; i > 0; i--)
+        used += (size_t)snprintf(options + used, sizeof options - used, "%zu%s", i - 1,
+                                 i > 1 ? ":" : "");
+    mkdir(NEW_ROOT, 0755);
+    /* Relative names keep the list of many layers within the one page that mount(2) takes. */
+    if (chdir(LAYERS) != 0 || mount("apppot", NEW_ROOT, "overlay", MS_NOATIME, options) != 0)
+        return fail("overlay", errno, "mount the overlay of %zu layers", layers);
+    return true;
+}
+
+struct kernel_mount {
+    const char *type, *target;
+    unsigned long flags;
+    const char *options;
+};
+
+static void mount_kernel_file_systems(void)
+{
+    static const struct kernel_mount mounts[] = {
+        {"sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+        {"devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=0620,ptmxmode=0666"},
+        {"tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777"},
+        {"mqueue", "/dev/mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+        {"tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755"},
+        {"cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+    };
+    for (size_t i = 0; i < sizeof mounts / sizeof *mounts; i++) {
+        mkdir(mounts[i].target, 0755);
+        mount(mounts[i].type, mounts[i].target, mounts[i].type, mounts[i].flags,
+              mounts[i].options);
+    }
+    static const char *const links[][2] = {
+        {"/proc/self/fd", "/dev/fd"},
+        {"/proc/self/fd/0", "/dev/stdin"},
+        {"/proc/self/fd/1", "/dev/stdout"},
+        {"/proc/self/fd/2", "/dev/stderr"},
+    };
+    for (size_t i = 0; i < sizeof links / sizeof *links; i++)
+        if (symlink(links[i][0], links[i][1]) != 0)
+            errno = 0;
+    const mode_t everyone = 01777;
+    if (mkdir("/run/lock", everyone) == 0)
+        chmod("/run/lock", everyone);
+    struct stat found;
+    if (mkdir("/tmp", everyone) == 0 || (stat("/tmp", &found) == 0 && S_ISDIR(found.st_mode) &&
+                                         (found.st_mode & 07777) != everyone))
+        chmod("/tmp", everyone);
+}
+
+static bool carry_mount(const char *from, const char *to)
+{
+    struct stat found;
+    if (lstat(to, &found) != 0 || !S_ISDIR(found.st_mode)) {
+        unlink(to);
+        mkdir(to, 0755);
+    }
+    if (mount(from, to, NULL, MS_MOVE, NULL) != 0)
+        return fail("overlay", errno, "move %s into the new root", from);
+    return true;
+}
+
+static bool switch_root(void)
+{
+    if (!carry_mount("/dev", NEW_ROOT "/dev") || !carry_mount("/proc", NEW_ROOT "/proc"))
+        return false;
+    unlink("/init");
+    if (chdir(NEW_ROOT) != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 ||
+        chdir("/") != 0)
+        return fail("overlay", errno, "switch to the new root");
+    return true;
+}
+
+bool machine_make_root(const struct machine_spec *spec)
+{
+    if (!mount_layers(spec) || !mount_scratch(spec) || !mount_overlay(spec->layers.count) ||
+        !switch_root())
+        return false;
+    mount_kernel_file_systems();
+    return true;
+}
+
+static int make_mount_point(const struct share_spec *share, const struct machine_spec *spec)
+{
+    const char *path = share->target;
+    if (!share->single_file)
+        return make_folders(path, spec->home, (uid_t)spec->uid, (gid_t)spec->gid);
+    struct stat found;
+    if (stat(path, &found) == 0)
+        return 0;
+    if (make_parents(path, spec->home, (uid_t)spec->uid, (gid_t)spec->gid) != 0)
+        return -1;
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    return fd < 0 ? -1 : close(fd);
+}
+
+bool machine_mount_shares(const struct machine_spec *spec)
+{
+    for (size_t i = 0; i < spec->share_count; i++) {
+        const struct share_spec *share = &spec->shares[i];
+        unsigned long flags = MS_NOSUID | MS_NODEV | (share->read_only ? MS_RDONLY : 0);
+        if (make_mount_point(share, spec) != 0)
+            return fail("share", errno, "make the mount point %s", share->target);
+        if (mount(share->source, share->target, share->type, flags, share->options) != 0)
+            return fail("share", errno, "mount the shared folder %s (%s)", share->target,
+                        share->type);
+        if (share->read_only)
+            continue;
+        int fd = open(share->target, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+        if (fd < 0)
+            return fail("share", errno, "open the shared folder %s", share->target);
+        writable_shares.fds[writable_shares.count++] = fd;
+    }
+    return true;
+}
+
+int machine_sync_shares(void)
+{
+    int first = 0;
+    for (size_t i = 0; i < writable_shares.count; i++)
+        if (syncfs(writable_shares.fds[i]) != 0 && first == 0)
+            first = errno;
+    return first;
+}

@@ -16,6 +16,22 @@ if TYPE_CHECKING:
 
 CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TAIL_LINES = 15
+# What terminals, users and batch systems send to all processes of a job at once, and SIGXFSZ,
+# without which a write past `ulimit -f` is an error instead of an end.
+FOREIGN_SIGNALS = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGCONT,
+    signal.SIGXCPU,
+    signal.SIGXFSZ,
+)
 
 
 @dataclass(frozen=True)
@@ -122,12 +138,14 @@ def spawn(
     descriptors: Mapping[int, int],
     env: Mapping[str, str] | None = None,
     group: bool = False,
+    deaf: bool = False,
 ) -> int:
     """Start a program and return its process id at once; the caller must reap it.
 
     `descriptors` maps the child's descriptors to this process's; no others are inherited (those
     that Python opens are close-on-exec). With `group` it leads a process group of its own, which
-    can be signalled as a whole. Raises ProcessError if the program cannot be started.
+    can be signalled as a whole. With `deaf` it starts with FOREIGN_SIGNALS blocked, so that its
+    caller alone decides on its end. Raises ProcessError if the program cannot be started.
     """
     # Sources are first moved above every target, so that no dup2 overwrites one still needed.
     floor = max((*descriptors.keys(), *descriptors.values(), 2)) + 1
@@ -145,7 +163,7 @@ def spawn(
             dict(env) if env is not None else clean_environment(),
             file_actions=actions,
             setsigdef=range(1, 32),
-            setsigmask=(),
+            setsigmask=FOREIGN_SIGNALS if deaf else (),
             **leader,
         )
     except OSError as error:

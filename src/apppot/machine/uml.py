@@ -185,6 +185,7 @@ class UmlEngine(Engine):
                 ],
                 descriptors={0: nothing, 1: log, 2: log, **hand.map},
                 env={"HOME": "/", "PATH": process.CLEAN_PATH},
+                deaf=True,
             )
         machine = Machine(
             pid=pid,
@@ -222,6 +223,7 @@ class UmlEngine(Engine):
             [*confine, *arguments],
             descriptors={0: nothing, 1: nothing, 2: log, _FIRST: end},
             env={"PATH": process.CLEAN_PATH},
+            deaf=True,
         )
 
     def explain(self, machine: Machine) -> MachineError:

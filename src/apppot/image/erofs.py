@@ -140,8 +140,7 @@ def _feed(pid: int, pipe: IO[bytes], write: Callable[[], object]) -> int:
         finally:
             pipe.close()
     except BrokenPipeError:
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        return code or 1  # it ended early, whatever it says
+        pass  # it ended: badly, or because it needs nothing behind the archive's end
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

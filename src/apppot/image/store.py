@@ -198,7 +198,7 @@ def find(text: str) -> tuple[Store, Entry]:
             continue
         searched.append((store, entries))
         for entry in entries:
-            if _matches(entry, wanted):
+            if matches(entry, wanted):
                 return store, entry
     if wanted.prefix:
         by_digest = _by_prefix(wanted.prefix, searched)
@@ -215,7 +215,7 @@ def resolve(text: str) -> Image:
     return store.image(entry)
 
 
-def _matches(entry: Entry, wanted: Reference) -> bool:
+def matches(entry: Entry, wanted: Reference) -> bool:
     """Tell whether an entry is what was named by name; a digest beats the tag."""
     if not wanted.name:
         return False

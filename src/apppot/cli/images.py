@@ -1,0 +1,33 @@
+"""List the images in the stores: the user's own, and the site's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--json", action="store_true", help="print JSON, with sizes in bytes")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the images; the status is 1 if one is damaged."""
+    import json
+    import sys
+
+    from apppot.image.listing import listing, table
+
+    found = listing()
+    if options.json:
+        print(json.dumps(found.json(), indent=2, ensure_ascii=False))
+    else:
+        print(table(found.images), end="")
+    problems = [*found.problems, *(line.problem for line in found.images if line.problem)]
+    for problem in problems:
+        print(f"apppot: {problem}", file=sys.stderr)
+    if not found.images and not problems and not options.json:
+        print("no images yet; make one with 'apppot bootstrap debian:SUITE'", file=sys.stderr)
+    return 1 if problems else 0

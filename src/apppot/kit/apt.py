@@ -175,8 +175,8 @@ class Archive:
 
     def _is_expired(self, suite: str) -> bool:
         """Tell whether a suite that was accepted all the same is past its Valid-Until."""
-        import email.utils  # noqa: PLC0415
-        import time  # noqa: PLC0415
+        import email.utils
+        import time
 
         lists = os.path.join(self.folder, "state", "lists")
         for name in os.listdir(lists):

@@ -95,7 +95,10 @@ def suitable(
     fit.sort(key=lambda candidate: candidate.expired)
     order = cmp_to_key(compare_versions)
     newest = sorted(fit, key=lambda candidate: order(candidate.version), reverse=True)
-    return tuple({candidate.sha256: candidate for candidate in reversed(newest)}.values())[::-1]
+    distinct: dict[str, Candidate] = {}
+    for candidate in newest:
+        distinct.setdefault(candidate.sha256, candidate)
+    return tuple(distinct.values())
 
 
 def named(candidate: Candidate, package: str) -> bool:

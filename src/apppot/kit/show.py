@@ -29,7 +29,8 @@ def table(folder: str, manifest: Manifest) -> str:
     ]
     rows = [("COMPONENT", "VERSION", "FILE", "SIZE", "SOURCE")]
     for name, component in manifest.components.items():
-        patched = f" + {len(component.patches)} patches" if component.patches else ""
+        count = len(component.patches)
+        patched = f" + {count} patch{'es' if count > 1 else ''}" if count else ""
         for path in component.files:
             if not path.startswith("licenses/"):
                 size = f"{manifest.files[path].size / 1e6:.2f} MB"

@@ -268,6 +268,6 @@ class Finder:
 
 
 def _key(mirror: str) -> str:
-    import hashlib  # noqa: PLC0415
+    import hashlib
 
     return hashlib.sha256(mirror.encode()).hexdigest()[:12]

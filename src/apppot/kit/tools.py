@@ -104,7 +104,7 @@ def _first_line(*argv: str) -> str:
 
 
 def _musl_folder() -> str:
-    """Return the folder of musl's libraries: the one of the specs that musl-gcc, a script, names."""
+    """Return the folder of musl's libraries: that of the specs which musl-gcc, a script, names."""
     with open(process.find_program("musl-gcc"), encoding="utf-8", errors="replace") as stream:
         found = re.search(r'-specs[ =]"?([^" \n]+)', stream.read())
     return os.path.dirname(found[1]) if found else "/usr/lib/x86_64-linux-musl"
@@ -124,7 +124,7 @@ def _musl_version() -> str:
 
 def toolchain() -> dict[str, str]:
     """Return what decides on the result: versions, and digests of what is linked in."""
-    from apppot.kit.verify import sha256_of  # noqa: PLC0415
+    from apppot.kit.verify import sha256_of
 
     found = {
         "gcc": _first_line("gcc", "--version"),

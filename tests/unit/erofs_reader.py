@@ -103,6 +103,8 @@ class Reader:
         return found
 
     def attribute(self, at: int, found: dict[bytes, bytes]) -> int:
+        named: int
+        size: int
         named, index, size = struct.unpack_from("<BBH", self.image, at)
         name = PREFIXES[index] + self.image[at + 4 : at + 4 + named]
         assert name not in found

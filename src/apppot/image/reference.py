@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from apppot.errors import UsageError
+from apppot.lean import dataclass
 
 DEFAULT_TAG = "latest"
 SHORTEST_PREFIX = 8
@@ -87,7 +87,7 @@ def _check_name(text: str, name: str) -> None:
     is_host = bool(others) and (
         "." in first or ":" in first or first == "localhost" or first != first.lower()
     )
-    if is_host and not _HOST.fullmatch(first):
+    if is_host and not (_HOST.fullmatch(first) or _COMPONENT.fullmatch(first)):
         raise _error(text, f"'{first}' is not a host name")
     for component in others if is_host else (first, *others):
         if _COMPONENT.fullmatch(component):

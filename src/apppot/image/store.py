@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from apppot import paths
 from apppot.errors import ImageError
 from apppot.image import model, reference
 from apppot.image.model import Image, ImageConfig, Layer
+from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from apppot.image.model import Descriptor
     from apppot.image.reference import Reference

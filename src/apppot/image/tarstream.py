@@ -22,6 +22,8 @@ LIBARCHIVE_XATTR = "LIBARCHIVE.xattr."
 PIECE = 1 << 20
 LONGEST_COMPONENT = 255
 NANOSECONDS = 9
+LAST_MAJOR = (1 << 12) - 1
+LAST_MINOR = (1 << 19) - 1  # Linux allows 20 bits, but mkfs.erofs 1.8 gets the last one wrong
 
 
 def normalise(
@@ -166,6 +168,9 @@ def _rewritten(path: str, member: tarfile.TarInfo) -> tarfile.TarInfo:
     new.uid, new.gid = member.uid, member.gid
     new.size = member.size if member.isfile() else 0
     if member.ischr() or member.isblk():
+        if member.devmajor > LAST_MAJOR or member.devminor > LAST_MINOR:
+            numbers = f"{member.devmajor}:{member.devminor}"
+            raise ImageError(f"'{path}' in the archive is device {numbers}, out of range")
         new.devmajor, new.devminor = member.devmajor, member.devminor
     new.mtime, fraction = _time(member)
     headers = dict(_xattrs(member))

@@ -1,16 +1,9 @@
-/* What a new process does between fork and exec. */
+/* What a new process does before it is the program. */
 #ifndef APPPOT_CHILD_H
 #define APPPOT_CHILD_H
 
+#include "account.h"
 #include "spec.h"
-
-enum { REPORT_TEXT_MAX = 240 };
-
-/* What a child writes to its report pipe if it fails, in one atomic write. */
-struct report {
-    int error;
-    char text[REPORT_TEXT_MAX];
-};
 
 struct child {
     const struct command_spec *spec;
@@ -20,9 +13,15 @@ struct child {
     char **environment;
     const gid_t *groups;
     int descriptors[3];
-    int report;
+    /* Why it gave up: errno, and what was tried. 0: it did not. */
+    int error;
+    char failure[256];
+    /* The defaults for its environment. */
+    char texts[3][ACCOUNT_TEXT_MAX + 16];
+    size_t text_count;
 };
 
-_Noreturn void child_run(const struct child *child);
+/* Starts the process; returns once it has become its program or given up. Its id, or -1. */
+pid_t child_start(struct child *child);
 
 #endif

@@ -47,7 +47,7 @@ static struct command *claim(uint16_t id)
     for (size_t i = 0; i < COMMANDS_MAX; i++) {
         if (commands[i].state != COMMAND_FREE)
             continue;
-        commands[i] = (struct command){.id = id, .report = -1, .slave = -1};
+        commands[i] = (struct command){.id = id, .slave = -1};
         commands[i].input = (struct input){.fd = -1, .ring = rings[i], .window = STREAM_WINDOW};
         for (int j = 0; j < 2; j++)
             commands[i].outputs[j] = (struct output){.fd = -1, .credit = STREAM_WINDOW};
@@ -66,7 +66,6 @@ static void close_descriptor(int *fd)
 
 static void release(struct command *command)
 {
-    close_descriptor(&command->report);
     close_descriptor(&command->slave);
     close_descriptor(&command->input.fd);
     close_descriptor(&command->outputs[0].fd);
@@ -142,22 +141,28 @@ static bool open_streams(struct command *command, struct child *child)
            open_pipe(&command->outputs[1].fd, &child->descriptors[2], 0);
 }
 
+/* False with the reason in `child`. */
 static bool launch(struct command *command, struct child *child)
 {
-    bool good = open_streams(command, child) && open_pipe(&command->report, &child->report, 0);
-    if (good) {
-        command->pid = fork();
-        if (command->pid == 0)
-            child_run(child);
-        good = command->pid > 0;
+    if (open_streams(command, child))
+        command->pid = child_start(child);
+    if (command->pid <= 0) {
+        child->error = errno;
+        snprintf(child->failure, sizeof child->failure, "machine: make a process");
+    } else if (child->error != 0) {
+        waitpid(command->pid, NULL, 0);
     }
-    int error = errno;
     for (int i = 0; i < 3; i++)
         if (child->descriptors[i] != command->slave)
             close_descriptor(&child->descriptors[i]);
-    close_descriptor(&child->report);
-    errno = error;
-    return good;
+    return child->error == 0;
+}
+
+static void report_start(const struct command *command)
+{
+    struct record_writer *records = channel_begin_records();
+    record_put_number(records, 5, (uint64_t)command->pid);
+    channel_send_records(FRAME_STARTED, command->id);
 }
 
 const char *command_start(uint16_t id, uint8_t *bytes, size_t size)
@@ -173,61 +178,38 @@ const char *command_start(uint16_t id, uint8_t *bytes, size_t size)
         return NULL;
     }
     command->terminal = spec.terminal;
+    struct child child = {.spec = &spec, .descriptors = {-1, -1, -1}};
     size_t pointers = spec.argc + spec.envc + 6;
     size_t arena_size = pointers * sizeof(char *) + spec.group_count * sizeof(gid_t);
     char **arena = mmap(NULL, arena_size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     bool good = arena != MAP_FAILED;
     if (good) {
-        struct child child = {
-            .spec = &spec,
-            .argv = arena + 1,
-            .environment = arena + spec.argc + 2,
-            .descriptors = {-1, -1, -1},
-            .report = -1,
-        };
         gid_t *groups = (gid_t *)(void *)(arena + pointers);
+        child.argv = arena + 1;
+        child.environment = arena + spec.argc + 2;
         child.groups = groups;
         command_vectors(bytes, size, child.argv, child.environment, groups);
         good = launch(command, &child);
-        int error = errno;
         munmap(arena, arena_size);
-        errno = error;
+    } else {
+        child.error = errno;
+        snprintf(child.failure, sizeof child.failure, "machine: hold the arguments");
     }
     if (good) {
-        command->state = COMMAND_STARTING;
+        command->state = COMMAND_RUNNING;
+        report_start(command);
     } else {
-        report_failure(id, errno, "machine: make a process");
+        report_failure(id, child.error, child.failure);
         release(command);
     }
     return NULL;
 }
 
-void command_read_report(struct command *command)
-{
-    struct report report;
-    ssize_t got = read(command->report, &report, sizeof report);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    close_descriptor(&command->report);
-    if (got == (ssize_t)sizeof report) {
-        report.text[sizeof report.text - 1] = 0;
-        waitpid(command->pid, NULL, 0);
-        report_failure(command->id, report.error, report.text);
-        release(command);
-        return;
-    }
-    command->state = COMMAND_RUNNING;
-    struct record_writer *records = channel_begin_records();
-    record_put_number(records, 5, (uint64_t)command->pid);
-    channel_send_records(FRAME_STARTED, command->id);
-}
-
 static struct command *find_process(pid_t pid)
 {
     for (size_t i = 0; i < COMMANDS_MAX; i++) {
-        enum command_state state = commands[i].state;
-        if ((state == COMMAND_STARTING || state == COMMAND_RUNNING) && commands[i].pid == pid)
+        if (commands[i].state == COMMAND_RUNNING && commands[i].pid == pid)
             return &commands[i];
     }
     return NULL;
@@ -241,10 +223,6 @@ void command_reap(void)
     while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0) {
         struct command *command = find_process(pid);
         if (command == NULL)
-            continue;
-        if (command->state == COMMAND_STARTING)
-            command_read_report(command);
-        if (command->state == COMMAND_FREE)
             continue;
         command->state = COMMAND_ENDED;
         command->status = status;
@@ -294,9 +272,7 @@ void command_signal(struct command *command, int number)
         if (number == SIGINT || number == SIGQUIT || number == SIGTSTP)
             return;
     }
-    /* A process that has not come to setsid() yet has no group of its own. */
-    if (kill(-command->pid, number) != 0 && errno == ESRCH)
-        kill(command->pid, number);
+    kill(-command->pid, number);
 }
 
 static void kill_everything(void)
@@ -306,10 +282,8 @@ static void kill_everything(void)
         return;
     }
     for (size_t i = 0; i < COMMANDS_MAX; i++)
-        if (commands[i].state == COMMAND_STARTING || commands[i].state == COMMAND_RUNNING) {
+        if (commands[i].state == COMMAND_RUNNING)
             kill(-commands[i].pid, SIGKILL);
-            kill(commands[i].pid, SIGKILL);
-        }
     char children[4096];
     read_small_file("/proc/thread-self/children", children, sizeof children);
     for (char *at = children, *end; *at != 0; at = end) {

@@ -12,7 +12,7 @@
 
 enum { COMMANDS_MAX = 64 };
 
-enum command_state { COMMAND_FREE, COMMAND_STARTING, COMMAND_RUNNING, COMMAND_ENDED };
+enum command_state { COMMAND_FREE, COMMAND_RUNNING, COMMAND_ENDED };
 
 /* Host to command. The bytes wait in `ring` while the command does not read. */
 struct input {
@@ -39,8 +39,6 @@ struct command {
     uint16_t id;
     bool terminal;
     pid_t pid;
-    /* Carries the reason if the program cannot be executed; end-of-file if it has been. */
-    int report;
     /* Terminal: held open, so that the last reader of the terminal is never told an end. */
     int slave;
     struct input input;
@@ -60,8 +58,6 @@ struct command *command_find(uint16_t id);
  * the protocol; a command that cannot be started is reported to the host. */
 const char *command_start(uint16_t id, uint8_t *bytes, size_t size);
 
-/* Reads the report of a command that is starting: STARTED or FAILED. */
-void command_read_report(struct command *command);
 /* Collects every process that has ended. */
 void command_reap(void);
 /* Sends EXITED if the command has ended and all its output has been sent. */

@@ -110,12 +110,12 @@ static void receive_frames(void)
 
 /* What a descriptor in the table of poll(2) belongs to. */
 struct watch {
-    enum { WATCH_CHANNEL, WATCH_CHILDREN, WATCH_REPORT, WATCH_INPUT, WATCH_OUTPUT, WATCH_SINK } kind;
+    enum { WATCH_CHANNEL, WATCH_CHILDREN, WATCH_INPUT, WATCH_OUTPUT, WATCH_SINK } kind;
     int index;
     int stream;
 };
 
-enum { WATCHES_MAX = 2 + 4 * COMMANDS_MAX + SINKS_MAX };
+enum { WATCHES_MAX = 2 + 3 * COMMANDS_MAX + SINKS_MAX };
 
 static struct pollfd polled[WATCHES_MAX];
 static struct watch watches[WATCHES_MAX];
@@ -130,8 +130,6 @@ static void watch(int fd, int events, struct watch what)
 static void watch_command(int index)
 {
     const struct command *command = &commands[index];
-    if (command->report >= 0)
-        watch(command->report, POLLIN, (struct watch){WATCH_REPORT, index, 0});
     if (command->input.fd >= 0 && command->state != COMMAND_ENDED)
         watch(command->input.fd, stream_input_events(command),
               (struct watch){WATCH_INPUT, index, 0});
@@ -161,10 +159,6 @@ static void handle(const struct watch *what, const struct pollfd *event)
 {
     struct command *command = &commands[what->index];
     switch (what->kind) {
-    case WATCH_REPORT:
-        if (command->report == event->fd)
-            command_read_report(command);
-        break;
     case WATCH_INPUT:
         if (command->input.fd == event->fd)
             stream_write_input(command, event->revents);

@@ -10,15 +10,16 @@ import contextlib
 import json
 import os
 import socket
-from typing import TYPE_CHECKING, Any
 
 from apppot.agent.loop import READ
 from apppot.agent.spec import CommandSpec, Terminal
 from apppot.errors import AppPotError, MachineError
+from apppot.lean import TYPE_CHECKING
 from apppot.machine.rundir import CONTROL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from apppot.agent.session import Command, Session
     from apppot.machine.rundir import RunDir

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import signal
-from dataclasses import dataclass
+import time
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from apppot.agent import terminal
 from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.session import Command, CommandResult, Session, State
 from apppot.control import ControlServer
 from apppot.errors import AppPotError, ExitStatus, MachineError
+from apppot.lean import TYPE_CHECKING, dataclass
 from apppot.machine.placement import INTERVAL, Balancer
 
 if TYPE_CHECKING:
@@ -35,7 +34,10 @@ RELAYED = (
 # A machine that was told to power off and does not is ended by force after this, in seconds. It
 # has to write shared folders out in that time.
 POWER_OFF_PATIENCE = 30.0
-_OUT_OF_MEMORY = re.compile(r"[Oo]ut of memory: Killed process \d+ \((.*?)\)")
+# TERMs that come within this time of the first are the same request, in seconds: Slurm sends two
+# at a time limit, and a script's trap passes on what the batch system has sent us as well.
+SAME_REQUEST = 1.0
+_OUT_OF_MEMORY = r"[Oo]ut of memory: Killed process \d+ \((.*?)\)"
 _FORCED = 128 + signal.SIGKILL
 
 
@@ -102,7 +104,7 @@ class Driver:
         self._phase = Phase.BOOTING
         self._main: Command | None = None
         self._cause: Source | None = None
-        self._terminated = False
+        self._terminated: float | None = None
         self._early_signal = 0
         self._error: AppPotError | None = None
         self._raw: terminal.Raw | None = None
@@ -248,10 +250,12 @@ class Driver:
 
     def _terminate(self, cause: Source, number: int) -> None:
         """Pass the first TERM on and start the grace period; power off at the second."""
-        if self._terminated:
-            self._force(cause)
+        now = time.monotonic()
+        if self._terminated is not None:
+            if now - self._terminated > SAME_REQUEST:
+                self._force(cause)
             return
-        self._terminated = True
+        self._terminated = now
         self._relay(number)
         self._loop.timer("grace", self._grace, lambda: self._force(cause))
 
@@ -318,7 +322,9 @@ class Driver:
         elif self._cause is Source.FORCED:
             yield "the payload did not end after a TERM and was killed"
         if result and result.signal == signal.SIGKILL and not self._cause:
-            killed = _OUT_OF_MEMORY.search(self._machine.console_tail())
+            import re
+
+            killed = re.search(_OUT_OF_MEMORY, self._machine.console_tail())
             if killed:
                 yield (
                     f"the guest ran out of memory and killed '{killed[1]}':"

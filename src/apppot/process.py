@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 import signal
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from apppot.errors import AppPotError, ProcessError
+from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import IO, Any, NoReturn
 
 CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TAIL_LINES = 15
@@ -46,6 +44,8 @@ class Completed:
 
 def command_line(argv: Sequence[str]) -> str:
     """Return `argv` as a line that a shell would read back as the same words."""
+    import shlex  # for messages
+
     return shlex.join(argv)
 
 
@@ -54,6 +54,8 @@ def find_program(name: str, *, hint: str = "") -> str:
 
     Raises AppPotError if it is not there.
     """
+    import shutil  # 2 ms that the run path need not pay
+
     found = shutil.which(name) or shutil.which(name, path=CLEAN_PATH)
     if not found:
         raise AppPotError(f"the program '{name}' is not installed", hint=hint)

@@ -7,16 +7,12 @@ import os
 import pwd
 import re
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from apppot.agent import terminal
-from apppot.agent.loop import Loop
-from apppot.agent.session import Session
 from apppot.agent.spec import CommandSpec, GuestUser
-from apppot.drive import Driver, Outcome
 from apppot.errors import MachineError, UsageError
 from apppot.image import store
+from apppot.lean import TYPE_CHECKING, dataclass
 from apppot.machine import limits, placement, rundir
 from apppot.machine.model import MachineSpec, Network, Share, UmlMode
 from apppot.machine.rundir import RunDir
@@ -24,6 +20,7 @@ from apppot.machine.rundir import RunDir
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from apppot.drive import Outcome
     from apppot.image.model import Image, ImageConfig
 
 JOB = b"/job"
@@ -205,14 +202,15 @@ def _mode(request: RunRequest, warn: Callable[[str], None]) -> UmlMode:
         return request.mode
     from apppot.machine import probes
 
-    found, reason = probes.uml_mode()
-    if found is probes.Mode.NONE:
+    known = probes.uml_mode()
+    if known.mode is probes.Mode.NONE:
         raise MachineError(
-            f"User-Mode Linux does not boot here: {reason}", hint="'apppot doctor' shows the rest"
+            f"User-Mode Linux does not boot here: {known.reason}",
+            hint="'apppot doctor' shows the rest",
         )
     if request.verbose:
-        warn(f"engine uml, {found} mode: {reason}")
-    return UmlMode(found)
+        warn(f"engine uml, {known.mode} mode: {known.reason}")
+    return UmlMode(known.mode)
 
 
 def command_spec(
@@ -250,8 +248,13 @@ def run(request: RunRequest, warn: Callable[[str], None]) -> Finished:
     engine = UmlEngine()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(RunDir.make())
-        loop = Loop()
         machine = engine.start(spec, folder, stack)
+        # What follows is loaded while the kernel boots, and so costs no time.
+        from apppot.agent.loop import Loop
+        from apppot.agent.session import Session
+        from apppot.drive import Driver
+
+        loop = Loop()
         session = Session(loop, machine.channel)
         stack.callback(session.close)
         driver = Driver(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from apppot.errors import ProtocolError
+from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,7 +51,7 @@ class Kind(IntEnum):
 _FROM_GUEST = {int(kind): kind for kind in Kind if kind <= Kind.BYE}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Frame:
     """One frame from the guest."""
 

@@ -7,7 +7,8 @@ import os
 import select
 import signal
 import time
-from typing import TYPE_CHECKING
+
+from apppot.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

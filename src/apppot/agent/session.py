@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from apppot.agent import frames
 from apppot.agent.frames import Frame, Kind
 from apppot.agent.loop import READ, WRITE, Loop, broken, would_block
 from apppot.agent.streams import Sink, Source
 from apppot.errors import MachineError, ProtocolError
+from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

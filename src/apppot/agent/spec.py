@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
 from apppot.agent.frames import records
+from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +110,7 @@ class CommandSpec:
     directory: bytes
     uid: int
     gid: int
-    groups: tuple[int, ...] = field(default=())
+    groups: tuple[int, ...] = ()
     terminal: Terminal | None = None
     umask: int = 0o022
     user: str = ""  # a name of the guest's; takes the place of uid, gid and groups

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from apppot.agent.frames import MAX_PAYLOAD, WINDOW
 from apppot.agent.loop import READ, WRITE, Loop, would_block
+from apppot.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from apppot.agent.spec import Terminal
 from apppot.errors import UsageError
+from apppot.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType

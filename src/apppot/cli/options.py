@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
 
 from apppot.errors import UsageError
+from apppot.lean import TYPE_CHECKING
 from apppot.machine.limits import parse_duration, parse_size
 from apppot.machine.model import Network, Share, UmlMode
 from apppot.run import RunRequest
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFAULT_MEMORY = "1G"
-_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9-]{1,63})*\Z")
+_HOSTNAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9-]{1,63})*\Z"
 # Kernel parameters that the engine sets itself; a second value would undo what it promises.
 _OURS = ("mem", "seccomp", "initrd", "uml_dir", "umid", "con", "ssl", "ubd", "hostfs", "ncpus")
-_OURS_PREFIX = re.compile(r"(con|ssl|ubd|hostfs|apppot\.|virtio_uml\.|mem=|initrd|uml|seccomp)")
+_OURS_PREFIX = ("con", "ssl", "ubd", "hostfs", "apppot.", "virtio_uml.", "initrd", "uml", "seccomp")
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
@@ -164,7 +164,7 @@ def _memory(text: str) -> int:
 
 
 def _hostname(text: str) -> str:
-    if not _HOSTNAME.match(text) or len(text) > 64:  # noqa: PLR2004  sethostname(2)
+    if not re.match(_HOSTNAME, text) or len(text) > 64:  # noqa: PLR2004  sethostname(2)
         raise UsageError(f"--hostname {text!r} is not a host name")
     return text
 
@@ -172,7 +172,7 @@ def _hostname(text: str) -> str:
 def _kernel_argument(text: str) -> str:
     if not text.isprintable() or not text.isascii() or not text:
         raise UsageError(f"--kernel-arg {text!r} is not a word for a kernel's command line")
-    if text.split("=", maxsplit=1)[0] in _OURS or _OURS_PREFIX.match(text):
+    if text.split("=", maxsplit=1)[0] in _OURS or text.startswith(_OURS_PREFIX):
         raise UsageError(
             f"--kernel-arg {text}: AppPot sets this itself", hint="see 'apppot run --help'"
         )

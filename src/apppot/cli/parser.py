@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from typing import TYPE_CHECKING, NoReturn
+import os
 
 from apppot import __version__
 from apppot.cli import VERBS
 from apppot.errors import UsageError
+from apppot.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError, so that one place decides on exit statuses."""
 
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        # Made for each option that is added: argparse would load shutil to learn the width.
+        return argparse.RawDescriptionHelpFormatter(self.prog, width=_columns())
+
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, with the verb's synopsis as the hint."""
         raise UsageError(f"{message}", hint=f"see '{self.prog} --help'")
+
+
+def _columns() -> int:
+    """Return how many columns a help text may have."""
+    try:
+        return int(os.environ.get("COLUMNS", "")) - 2
+    except ValueError:
+        pass
+    try:
+        return os.get_terminal_size(1).columns - 2
+    except OSError:
+        return 78
 
 
 def verb_parser(verb: str) -> tuple[ModuleType, Parser]:
@@ -28,7 +46,6 @@ def verb_parser(verb: str) -> tuple[ModuleType, Parser]:
     parser = Parser(
         prog=f"apppot {verb}",
         description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     module.configure(parser)

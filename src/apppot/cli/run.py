@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING
 
 from apppot.cli.options import add_machine_options, request_from, warn
+from apppot.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

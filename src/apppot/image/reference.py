@@ -11,13 +11,14 @@ DEFAULT_TAG = "latest"
 SHORTEST_PREFIX = 8
 LONGEST_NAME = 255
 DIGEST_LENGTH = 64
-_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
-_HOST = re.compile(
+# Patterns stay texts until they are used: compiling them all takes longer than a run needs them.
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = (
     r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](?::[0-9]{1,5})?"
 )
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_DIGEST = r"sha256:[0-9a-f]{64}"
+_PREFIX = r"(?:sha256:)?([0-9a-f]{8,64})"
 _GRAMMAR = "an image is NAME[:TAG][@sha256:DIGEST], such as debian:bookworm"
 
 
@@ -47,7 +48,7 @@ class Reference:
 
 def parse(text: str) -> Reference:
     """Return what `text` names; raises UsageError."""
-    prefix = _PREFIX.fullmatch(text)
+    prefix = re.fullmatch(_PREFIX, text)
     if text.startswith("sha256:"):
         if not prefix:
             raise _error(
@@ -55,13 +56,13 @@ def parse(text: str) -> Reference:
             )
         return Reference("", "", prefix=prefix[1])
     rest, at, digest = text.partition("@")
-    if at and not _DIGEST.fullmatch(digest):
+    if at and not re.fullmatch(_DIGEST, digest):
         raise _error(text, "after '@' there must be sha256: and 64 hexadecimal digits")
     name, tag = rest, DEFAULT_TAG
     colon = rest.rfind(":")
     if colon > rest.rfind("/"):
         name, tag = rest[:colon], rest[colon + 1 :]
-        if not _TAG.fullmatch(tag):
+        if not re.fullmatch(_TAG, tag):
             raise _error(text, f"the tag '{tag}' is not 1 to 128 letters, digits, '_', '.' and '-'")
     _check_name(text, name)
     return Reference(name, tag, digest, prefix[1] if prefix else "")
@@ -87,12 +88,12 @@ def _check_name(text: str, name: str) -> None:
     is_host = bool(others) and (
         "." in first or ":" in first or first == "localhost" or first != first.lower()
     )
-    if is_host and not (_HOST.fullmatch(first) or _COMPONENT.fullmatch(first)):
+    if is_host and not (re.fullmatch(_HOST, first) or re.fullmatch(_COMPONENT, first)):
         raise _error(text, f"'{first}' is not a host name")
     for component in others if is_host else (first, *others):
-        if _COMPONENT.fullmatch(component):
+        if re.fullmatch(_COMPONENT, component):
             continue
-        if component.lower() != component and _COMPONENT.fullmatch(component.lower()):
+        if component.lower() != component and re.fullmatch(_COMPONENT, component.lower()):
             raise _error(text, f"'{component}' has capital letters; try '{component.lower()}'")
         what = f"'{component}' is not" if component else "a part is empty, not"
         raise _error(

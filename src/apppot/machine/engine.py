@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from apppot.lean import TYPE_CHECKING, dataclass, field
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

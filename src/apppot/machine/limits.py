@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 import resource
-from typing import TYPE_CHECKING, NamedTuple
 
 from apppot.errors import MachineError, UsageError
+from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,7 +32,8 @@ _LARGEST_SIZE = 1 << 62
 _UNLIMITED = 1 << 60
 
 
-class Limit(NamedTuple):
+@dataclass(frozen=True)
+class Limit:
     """How many bytes may be used, and who says so; `fenced`: going over it is punished."""
 
     bytes: int

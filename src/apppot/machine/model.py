@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+
+from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from apppot.agent.spec import GuestUser

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from apppot.agent.spec import GuestNetwork
+from apppot.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,8 @@ CPU each way (64 us). So a machine is pinned, and moved when its CPUs turn out t
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+
+from apppot.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

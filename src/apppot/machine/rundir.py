@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-import shutil
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from apppot import paths
 from apppot.errors import AppPotError, UsageError
+from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 RECORD = "machine.json"
 CONSOLE = "console.log"
@@ -61,7 +61,7 @@ class RunDir:
 
     def __exit__(self, *_: object) -> None:
         """Remove the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         os.close(self._lock)
 
 
@@ -118,7 +118,7 @@ def sweep() -> list[str]:
         lock = _abandoned(path, keep=True)
         if lock is None:
             continue
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
         os.close(lock)
         removed.append(os.path.basename(path))
     return removed
@@ -149,6 +149,22 @@ def _abandoned(path: str, *, keep: bool = False) -> int | None:
     if not keep:
         os.close(lock)
     return lock
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder with all that is in it, as far as that is allowed.
+
+    Not shutil.rmtree: loading it takes longer than everything else that is done at a run's end.
+    Nobody but the owner can write to such a folder, so that no one can play tricks with links.
+    """
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    _remove(entry.path)
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(folder)
 
 
 def _same(descriptor: int, path: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 
 from apppot import paths, process
 from apppot.errors import MachineError
@@ -69,6 +68,8 @@ def _nameless(folder: str) -> int:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
             raise
+    import tempfile  # 1 ms that others need not pay
+
     descriptor, path = tempfile.mkstemp(prefix="apppot-scratch-", dir=folder)  # NFS, old kernels
     os.unlink(path)
     return descriptor

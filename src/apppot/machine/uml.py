@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from apppot import kit, process
 from apppot.agent.spec import GuestShare, GuestSpec
 from apppot.errors import MachineError
+from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine import network, scratch
 from apppot.machine.engine import Engine, Machine
 from apppot.machine.limits import show_size
@@ -233,12 +231,14 @@ class UmlEngine(Engine):
         return MachineError(diagnosis(end.status, said), hint=advice(end.status, said))
 
 
-_PANIC = re.compile(r"Kernel panic - not syncing: (.*)")
+_PANIC = r"Kernel panic - not syncing: (.*)"
 
 
 def diagnosis(status: int, console: str) -> str:
     """Return in one or two lines why the guest kernel's process ended."""
-    panic = _PANIC.search(console)
+    import re
+
+    panic = re.search(_PANIC, console)
     if panic:
         return f"the guest kernel panicked: {panic[1].strip()}"
     if status < 0:
@@ -265,8 +265,6 @@ def _open_share(hand: _Hand, share: Share) -> int:
 
 
 def _with_network(given: Descriptors, number: int) -> Descriptors:
-    from dataclasses import replace
-
     return replace(given, network=number)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import resource
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
 
 from apppot import paths
+from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from apppot.kit import Kit
@@ -27,7 +27,8 @@ class Mode(StrEnum):
     NONE = "none"
 
 
-class UmlMode(NamedTuple):
+@dataclass(frozen=True)
+class UmlMode:
     """The best mode that works, and why this one."""
 
     mode: Mode

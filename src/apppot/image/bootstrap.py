@@ -200,18 +200,17 @@ class System:
 
 def describe(archive: IO[bytes]) -> System:
     """Return what a system's archive says about it; raises ImageError."""
+    wanted = {"usr/lib/os-release": "", "var/lib/dpkg/status": ""}
     archive.seek(0)
-    release, status = "", ""
-    with tarfile.open(fileobj=archive, mode="r:") as tar:
-        for member in tar:
-            path = member.name.removeprefix("./")
-            if member.isfile() and path in ("usr/lib/os-release", "var/lib/dpkg/status"):
-                data = tar.extractfile(member)
-                text = data.read().decode("utf-8", "replace") if data else ""
-                if path.endswith("status"):
-                    status = text
-                else:
-                    release = text
+    try:
+        with tarfile.open(fileobj=archive, mode="r:") as tar:
+            for member in tar:
+                path = member.name.removeprefix("./")
+                if path in wanted and (data := tar.extractfile(member)):
+                    wanted[path] = data.read().decode("utf-8", "replace")
+    except (tarfile.TarError, EOFError) as error:
+        raise ImageError(f"the archive that mmdebstrap made is damaged: {error}") from error
+    release, status = wanted.values()
     fields = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', release, re.MULTILINE))
     packages = []
     for block in status.split("\n\n"):

@@ -19,7 +19,9 @@ APT_HELPER = "/usr/lib/apt/apt-helper"
 ROLLING = frozenset({"sid", "unstable", "experimental", "rc-buggy", "devel"})
 COMPONENTS = {"ubuntu": ("main", "universe")}
 _SUITE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-_MIRROR = re.compile(r"(?:https?|file|ftp|copy|tor\+https?)://?[^\s\[\]]+")
+_MIRROR = re.compile(
+    r"(?:https?|ftp|tor\+https?)://[^\s/\[\]]+(?:/[^\s\[\]]*)?|(?:file|copy):/[^\s\[\]]+"
+)
 _NOT_THERE = ("404", "403", "410", "File not found")
 _DOWNLOAD_TIME = 120.0
 

@@ -18,14 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 TAIL_LINES = 12
+LONGEST_LINE = 200
 GRACE = 30.0
 _STEP = re.compile(r"I: (.+?)\.\.\.$")
 _KEYS = "the keys of this distribution are missing: install its archive keyring, or use --keyring"
+_LIBC = (
+    "fakechroot cannot install a release whose C library is not this computer's: get subordinate"
+    " ids (package uidmap, /etc/subuid, /etc/subgid), or bootstrap where that release runs"
+)
 _HINTS = {
     "No space left on device": "the disk is full: set APPPOT_TMPDIR to a folder on a bigger disk",
     "is expired": "the mirror is out of date: choose another with --mirror, or use"
     " --allow-expired for an archive of old packages",
     "is not valid yet": "is this computer's clock right?",
+    "GLIBC_PRIVATE": _LIBC,
+    "inside the chroot doesn't work under fakechroot": _LIBC,
     "NO_PUBKEY": _KEYS,
     "is not signed": _KEYS,
     "Unable to locate package": "check the names after --include; are they in these --components?",
@@ -269,7 +276,7 @@ def _failure(code: int, log: str) -> ImageError:
     """Return the error for a mmdebstrap that failed, with its log's last lines."""
     with open(log, encoding="utf-8", errors="replace") as file:
         lines = [line.rstrip() for line in file if line.strip()]
-    tail = "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
+    tail = "\n".join(f"    {line[:LONGEST_LINE]}" for line in lines[-TAIL_LINES:])
     text = "\n".join(lines)
     hint = next((hint for words, hint in _HINTS.items() if words in text), "read the log")
     how = f"was killed by signal {-code}" if code < 0 else f"failed with status {code}"

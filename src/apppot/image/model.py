@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from apppot.errors import ImageError
+from apppot.image.reference import is_digest
 from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
@@ -59,15 +60,6 @@ class Image:
     digest: str
     layers: tuple[Layer, ...]
     config: ImageConfig
-
-
-def is_digest(value: str) -> bool:
-    """Tell whether `value` is a SHA-256 digest, safe to be made into a file's name."""
-    return (
-        len(value) == 71  # noqa: PLR2004  sha256: and 64 digits
-        and value.startswith("sha256:")
-        and not value[7:].strip("0123456789abcdef")
-    )
 
 
 def descriptor(value: Any, where: str) -> Descriptor:

@@ -12,13 +12,13 @@ SHORTEST_PREFIX = 8
 LONGEST_NAME = 255
 DIGEST_LENGTH = 64
 # Patterns stay texts until they are used: compiling them all takes longer than a run needs them.
+HEXADECIMAL = "0123456789abcdef"
+# Regular expressions are compiled when they are needed: for plain names they are not.
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST = (
     r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](?::[0-9]{1,5})?"
 )
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
-_DIGEST = r"sha256:[0-9a-f]{64}"
-_PREFIX = r"(?:sha256:)?([0-9a-f]{8,64})"
 _GRAMMAR = "an image is NAME[:TAG][@sha256:DIGEST], such as debian:bookworm"
 
 
@@ -54,7 +54,7 @@ def parse(text: str) -> Reference:
             raise _error(
                 text, f"a digest is sha256: and {SHORTEST_PREFIX} to 64 hexadecimal digits"
             )
-        return Reference("", "", prefix=prefix[1])
+        return Reference("", "", prefix=prefix)
     rest, at, digest = text.partition("@")
     if at and not re.fullmatch(_DIGEST, digest):
         raise _error(text, "after '@' there must be sha256: and 64 hexadecimal digits")
@@ -65,7 +65,7 @@ def parse(text: str) -> Reference:
         if not re.fullmatch(_TAG, tag):
             raise _error(text, f"the tag '{tag}' is not 1 to 128 letters, digits, '_', '.' and '-'")
     _check_name(text, name)
-    return Reference(name, tag, digest, prefix[1] if prefix else "")
+    return Reference(name, tag, digest, prefix)
 
 
 def parse_name(text: str) -> Reference:
@@ -74,6 +74,20 @@ def parse_name(text: str) -> Reference:
     if reference.digest or not reference.name:
         raise _error(text, "a new image gets a name and a tag, not a digest")
     return reference
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether `text` is a SHA-256 digest, safe to be made into a file's name."""
+    return (
+        text.startswith("sha256:")
+        and len(text) == len("sha256:") + DIGEST_LENGTH
+        and not text[7:].strip(HEXADECIMAL)
+    )
+
+
+def _plain(text: str) -> bool:
+    """Tell whether there are only a few lower-case letters and digits: always right."""
+    return len(text) <= 64 and text.isascii() and text.isalnum() and text.islower()  # noqa: PLR2004
 
 
 def _check_name(text: str, name: str) -> None:

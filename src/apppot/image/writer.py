@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from apppot.errors import ImageError
 from apppot.image import model
 from apppot.image.model import Descriptor
+from apppot.image.reference import is_digest
 from apppot.image.store import BLOBS, INDEX, LAYOUT, Store
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def clean(store: Store) -> Cleaned:
         blobs = [
             path
             for name in sorted(os.listdir(folder))
-            if model.is_digest(f"sha256:{name}") and f"sha256:{name}" not in used
+            if is_digest(f"sha256:{name}") and f"sha256:{name}" not in used
             for path in [os.path.join(folder, name)]
         ]
         size = sum(os.lstat(path).st_size for path in (*temporaries, *blobs))

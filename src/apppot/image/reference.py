@@ -11,7 +11,6 @@ DEFAULT_TAG = "latest"
 SHORTEST_PREFIX = 8
 LONGEST_NAME = 255
 DIGEST_LENGTH = 64
-# Patterns stay texts until they are used: compiling them all takes longer than a run needs them.
 HEXADECIMAL = "0123456789abcdef"
 # Regular expressions are compiled when they are needed: for plain names they are not.
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -48,7 +47,9 @@ class Reference:
 
 def parse(text: str) -> Reference:
     """Return what `text` names; raises UsageError."""
-    prefix = re.fullmatch(_PREFIX, text)
+    prefix = text.removeprefix("sha256:")
+    if not SHORTEST_PREFIX <= len(prefix) <= DIGEST_LENGTH or prefix.strip(HEXADECIMAL):
+        prefix = ""
     if text.startswith("sha256:"):
         if not prefix:
             raise _error(
@@ -56,13 +57,13 @@ def parse(text: str) -> Reference:
             )
         return Reference("", "", prefix=prefix)
     rest, at, digest = text.partition("@")
-    if at and not re.fullmatch(_DIGEST, digest):
+    if at and not is_digest(digest):
         raise _error(text, "after '@' there must be sha256: and 64 hexadecimal digits")
     name, tag = rest, DEFAULT_TAG
     colon = rest.rfind(":")
     if colon > rest.rfind("/"):
         name, tag = rest[:colon], rest[colon + 1 :]
-        if not re.fullmatch(_TAG, tag):
+        if not (_plain(tag) or re.fullmatch(_TAG, tag)):
             raise _error(text, f"the tag '{tag}' is not 1 to 128 letters, digits, '_', '.' and '-'")
     _check_name(text, name)
     return Reference(name, tag, digest, prefix)
@@ -105,7 +106,7 @@ def _check_name(text: str, name: str) -> None:
     if is_host and not (re.fullmatch(_HOST, first) or re.fullmatch(_COMPONENT, first)):
         raise _error(text, f"'{first}' is not a host name")
     for component in others if is_host else (first, *others):
-        if re.fullmatch(_COMPONENT, component):
+        if _plain(component) or re.fullmatch(_COMPONENT, component):
             continue
         if component.lower() != component and re.fullmatch(_COMPONENT, component.lower()):
             raise _error(text, f"'{component}' has capital letters; try '{component.lower()}'")

@@ -6,6 +6,8 @@ import io
 import os
 import re
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from apppot.__main__ import main
 from apppot.errors import AppPotError, ImageError, UsageError
-from apppot.image import bootstrap, debsources, mmdebstrap
+from apppot.image import bootstrap, debsources, mmdebstrap, workplace
 from apppot.image.bootstrap import Request
 from apppot.image.debsources import Release, Source, Target
 from apppot.image.mmdebstrap import Mode, Plan
@@ -407,6 +409,31 @@ def test_signals_stop_mmdebstrap_and_leave_nothing(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_what_a_killed_bootstrap_leaves_is_removed_by_the_next(fakes: Path, tmp_path: Path) -> None:
+    fake(fakes, "mmdebstrap", f"""
+        [ "$1" = --unshare-helper ] && exit 0
+        mkdir "$TMPDIR/half"
+        echo $$ > {tmp_path}/argv
+        while :; do sleep 0.05; done
+    """)  # fmt: skip
+    command = [sys.executable, "-m", "apppot", "bootstrap", "debian:bookworm"]
+    with subprocess.Popen(command) as launcher:
+        while not (tmp_path / "argv").exists() or not (tmp_path / "argv").read_text().strip():
+            time.sleep(0.01)
+        launcher.kill()
+    (left,) = workplace_names(tmp_path)
+    assert (tmp_path / left / "half").is_dir()
+    assert workplace.sweep(str(tmp_path)) == ()  # mmdebstrap may still be at work in it
+    os.killpg(int((tmp_path / "argv").read_text()), signal.SIGKILL)
+    while not workplace.sweep(str(tmp_path)):
+        time.sleep(0.01)
+    assert workplace_names(tmp_path) == []
+
+
+def workplace_names(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name.startswith(workplace.PREFIX)]
 
 
 def test_all_ways_are_tried_and_their_problems_told(

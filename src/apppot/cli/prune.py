@@ -17,9 +17,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Sweep the folders of dead machines and the store's unfinished files."""
+    from apppot import paths
+    from apppot.image import workplace
     from apppot.image.store import stores
 
     removed = [f"machine {ident}" for ident in rundir.sweep()]
+    removed += workplace.sweep(paths.scratch_dir())
     own = stores()[0]
     cleaned = own.clean()
     if not options.quiet:

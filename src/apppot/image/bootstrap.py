@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from apppot import paths, process
-from apppot.errors import AppPotError, ImageError, UsageError
+from apppot.errors import ImageError, UsageError
 from apppot.image import debsources, erofs, mmdebstrap, reference, writer
 from apppot.image.erofs import Compression
 from apppot.image.store import Store, stores
+from apppot.image.workplace import workplace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,8 +81,10 @@ def bootstrap(request: Request, step: Callable[[str], None] = lambda _: None) ->
     plan = make_plan(request, distribution, releases, mode, mounts=mounts)
     epoch = source_date(releases)
     log = os.path.join(paths.cache_dir(), "log", f"bootstrap-{distribution}-{suite}.log")
-    with _archive_file(folder) as archive:
-        mmdebstrap.run(plan, epoch=epoch, folder=folder, archive=archive, log=log, step=step)
+    with workplace(folder) as (place, lock), tempfile.TemporaryFile(dir=place) as archive:
+        mmdebstrap.run(
+            plan, epoch=epoch, folder=place, lock=lock, archive=archive, log=log, step=step
+        )
         step("making the layer")
         system = describe(archive)
         words = ["apppot", "bootstrap", request.source, f"--variant={plan.variant}"]
@@ -257,17 +260,6 @@ def _provenance(request: Request, system: System, releases: Sequence[Release]) -
         f"{NAMESPACE}packages": str(len(system.packages)),
         f"{NAMESPACE}packages.digest": f"sha256:{hashlib.sha256(listed).hexdigest()}",
     }
-
-
-def _archive_file(folder: str) -> IO[bytes]:
-    """Return a file without a name for the archive: whatever happens, nothing is left."""
-    try:
-        return tempfile.TemporaryFile(dir=folder)
-    except OSError as error:
-        raise AppPotError(
-            f"cannot write to {folder}: {error.strerror}",
-            hint="set APPPOT_TMPDIR to a folder with 1 GiB of free space",
-        ) from error
 
 
 def _notes(distribution: str, suite: str, releases: Sequence[Release]) -> tuple[str, ...]:

@@ -189,14 +189,16 @@ def run(
     *,
     epoch: int,
     folder: str,
+    lock: int,
     archive: IO[bytes],
     log: str,
     step: Callable[[str], None],
 ) -> None:
     """Write the system's tar archive to the file `archive`; raises ImageError.
 
-    mmdebstrap's output goes to the file `log`; `step` is told each of its steps. On SIGINT,
-    SIGTERM and SIGHUP it is stopped, its temporary files go, and KeyboardInterrupt is raised.
+    mmdebstrap works in `folder`, which is locked by `lock` until its last process ends. Its output
+    goes to the file `log`; `step` is told each of its steps. On SIGINT, SIGTERM and SIGHUP it is
+    stopped, its temporary files go, and KeyboardInterrupt is raised.
     """
     argv = arguments(plan)
     program = process.find_program("mmdebstrap")
@@ -207,7 +209,7 @@ def run(
         try:
             pid = process.spawn(
                 [program, *argv[1:]],
-                descriptors={0: null.fileno(), 1: archive.fileno(), 2: end},
+                descriptors={0: null.fileno(), 1: archive.fileno(), 2: end, 3: lock},
                 env=environment(epoch, folder),
                 group=True,
             )

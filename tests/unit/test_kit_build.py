@@ -57,6 +57,19 @@ def test_the_main_archive_is_chosen_among_the_hosts_targets() -> None:
     assert apt.choose_mirror("") == ""
 
 
+def test_the_main_archive_is_found_before_any_index_was_fetched() -> None:
+    uris = (
+        "'mirror:/debian/dists/trixie/InRelease' x 0 \n"
+        "'mirror:/docker/dists/trixie/stable/binary-amd64/Packages.xz' x 0 \n"
+        "'mirror:/pg/dists/trixie-pgdg/main/binary-amd64/Packages.xz' x 0 \n"
+        "'mirror:/ubuntu/dists/noble/main/binary-amd64/Packages.xz' x 0 \n"
+        "'mirror:/debian-security/dists/trixie/main/binary-amd64/Packages.xz' x 0 \n"
+        "'mirror:/debian/dists/trixie/main/binary-amd64/Packages.xz' x 0 \n"
+    )
+    assert apt.choose_unfetched(uris) == "mirror:/debian/"
+    assert apt.choose_unfetched("") == ""
+
+
 def test_proxies_and_passwords_are_passed_on_and_nothing_else() -> None:
     dump = (
         'Acquire::http::Proxy "p:3128";\nAcquire::https::Proxy::host "DIRECT";\n'

@@ -29,6 +29,10 @@ PASSED_ON = re.compile(
     r"^(Acquire::(?:\w+::)?(?:Proxy|Proxy-Auto-Detect|\w+::Proxy)(?:::[\w.-]+)?"
     r'|Dir::Etc::netrc\w*) "'
 )
+DEBIAN_SUITE = re.compile(
+    r"(?:(?:old)*stable|testing|unstable|bullseye|bookworm|trixie|forky|duke|sid)"
+    r"(?:-updates|-backports)?"
+)
 SOURCES_HINT = "or give the pinned archives with --sources (see docs/reference/kit.md)"
 
 
@@ -69,6 +73,19 @@ def choose_mirror(targets: str) -> str:
     return urls[0] if urls else ""
 
 
+def choose_unfetched(uris: str) -> str:
+    """Return the URL of Debian's main archive in what `apt-get update --print-uris` would fetch.
+
+    For computers that have never fetched the indexes, or have removed them as container images do.
+    Without them nobody tells that an archive is Debian's but the names of its suites.
+    """
+    pattern = r"^'(\S+?/)dists/([\w-]+)/main/binary-amd64/Packages"
+    for url, suite in re.findall(pattern, uris, re.MULTILINE):
+        if DEBIAN_SUITE.fullmatch(suite) and "security" not in url:
+            return str(url)
+    return ""
+
+
 def host_mirror() -> str:
     """Return the URL of the Debian archive that the host's own apt uses; raises KitError."""
     listing = process.run(
@@ -83,6 +100,9 @@ def host_mirror() -> str:
     )
     text = re.sub(r"\$\(\w+\)", "", listing.stdout.decode("utf-8", "replace"))
     mirror = choose_mirror(text)
+    if not mirror:
+        listing = process.run(["apt-get", "update", "--print-uris"], check=False)
+        mirror = choose_unfetched(listing.stdout.decode("utf-8", "replace"))
     if not mirror:
         raise KitError(
             "the host's apt is not set up for a Debian archive, so there is no mirror to ask",

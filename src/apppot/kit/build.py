@@ -125,9 +125,7 @@ class Builder:
         wanted = [self.versions.wanted[name] for name in names]
         finder = Finder(self.versions, self.options.sources, self.workspace, self.progress)
         got = finder.find(wanted)
-        # The small ones come first: what is wrong with them should not wait for the kernel.
-        order = sorted(wanted, key=lambda each: each.name == "kernel")
-        return [self._result(each, got[each.name]) for each in order]
+        return [self._result(each, got[each.name]) for each in wanted]
 
     def _result(self, wanted: Wanted, got: Got) -> str:
         component = self._component(wanted, got)

@@ -8,4 +8,5 @@ from __future__ import annotations
 
 from apppot.kit.recipes import agent, confine, e2fsprogs, erofs, kernel, passt
 
-RECIPES = {module.NAME: module for module in (kernel, passt, erofs, e2fsprogs, agent, confine)}
+# The quick ones come first: what is wrong with them should not wait for the kernel.
+RECIPES = {module.NAME: module for module in (agent, confine, passt, erofs, e2fsprogs, kernel)}

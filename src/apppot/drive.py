@@ -8,6 +8,7 @@ import signal
 import time
 from enum import StrEnum
 
+from apppot import process
 from apppot.agent import terminal
 from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.session import Command, CommandResult, Session, State
@@ -116,11 +117,13 @@ class Driver:
         session.on_ready = self._ready
         session.on_end = self._ended
         session.on_notice = self._notice
-        process = os.pidfd_open(self._machine.pid)
-        stack.callback(os.close, process)
-        loop.watch(process, READ, lambda _: self._died(process))
+        alive = os.pidfd_open(self._machine.pid)
+        stack.callback(os.close, alive)
+        loop.watch(alive, READ, lambda _: self._died(alive))
         watched = (*RELAYED, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
         stack.enter_context(Signals(loop, watched, self._signal))
+        stack.callback(process.hold_signals)  # from the loop's end until all is cleaned up
+        process.release_signals()
         stack.enter_context(ControlServer(self._machine.run, session, self.stop))
         self._balance(host_cpus)
         if self._spec.terminal:
@@ -170,9 +173,9 @@ class Driver:
         )
         self._down()
 
-    def _died(self, process: int) -> None:
+    def _died(self, alive: int) -> None:
         """Act on the end of the machine's main process, after its last words have been read."""
-        self._loop.unwatch(process)
+        self._loop.unwatch(alive)
         if self._session.lost:
             self._ended()
         else:

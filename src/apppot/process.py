@@ -42,6 +42,16 @@ class Completed:
     stderr: bytes
 
 
+def hold_signals() -> None:
+    """Let FOREIGN_SIGNALS wait, while an end would leave something behind."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, FOREIGN_SIGNALS)
+
+
+def release_signals() -> None:
+    """Let FOREIGN_SIGNALS come again, and those that have waited."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
+
+
 def command_line(argv: Sequence[str]) -> str:
     """Return `argv` as a line that a shell would read back as the same words."""
     import shlex  # for messages

@@ -8,6 +8,7 @@ import pwd
 import re
 import time
 
+from apppot import process
 from apppot.agent import terminal
 from apppot.agent.spec import CommandSpec, GuestUser
 from apppot.errors import MachineError, UsageError
@@ -247,6 +248,8 @@ def run(request: RunRequest, warn: Callable[[str], None]) -> Finished:
     rundir.sweep()
     engine = UmlEngine()
     with contextlib.ExitStack() as stack:
+        process.hold_signals()  # until the driver's loop can act on them
+        stack.callback(process.release_signals)
         folder = stack.enter_context(RunDir.make())
         machine = engine.start(spec, folder, stack)
         # What follows is loaded while the kernel boots, and so costs no time.

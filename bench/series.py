@@ -1,0 +1,122 @@
+"""Samples, and series in which the cases take turns, so that a busy minute hurts all alike."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class CaseError(Exception):
+    """A case cannot be measured; its text says why."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was measured, in the order of measuring."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        """The smallest value."""
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        return max(self.values)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Something promised: its text, what was found, and whether that is enough (None: unknown)."""
+
+    text: str
+    found: str
+    met: bool | None
+
+
+@dataclass
+class Section:
+    """One measure: the samples of its cases, or why a case has none."""
+
+    title: str
+    unit: str
+    samples: dict[str, Sample] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    goals: list[Goal] = field(default_factory=list)
+    note: str = ""
+    baseline: str = ""  # the case that ratios refer to
+    digits: int = 1
+
+    def median(self, case: str) -> float | None:
+        """Return a case's median, None if it was not measured."""
+        sample = self.samples.get(case)
+        return sample.median if sample else None
+
+    def ratio(self, case: str) -> float | None:
+        """Return a case's median in terms of the baseline's."""
+        base, own = self.median(self.baseline), self.median(case)
+        return own / base if base and own is not None else None
+
+    def at_most(self, case: str, limit: float) -> None:
+        """Add the goal that a case's median is at most `limit`."""
+        value = self.median(case)
+        self.goals.append(
+            Goal(
+                f"{case}: at most {limit:g} {self.unit}",
+                self._shown(value),
+                None if value is None else value <= limit,
+            )
+        )
+
+    def at_least(self, case: str, limit: float) -> None:
+        """Add the goal that a case's median is at least `limit`."""
+        value = self.median(case)
+        self.goals.append(
+            Goal(
+                f"{case}: at least {limit:g} {self.unit}",
+                self._shown(value),
+                None if value is None else value >= limit,
+            )
+        )
+
+    def _shown(self, value: float | None) -> str:
+        return "not measured" if value is None else f"{value:.{self.digits}f} {self.unit}"
+
+
+def take_turns(
+    section: Section,
+    cases: Mapping[str, Callable[[], float]],
+    runs: int,
+    said: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Measure each case once for nothing, then all of them in turn, `runs` times.
+
+    A case that fails once is dropped, with its reason.
+    """
+    values: dict[str, list[float]] = {case: [] for case in cases}
+    for turn in range(-1, runs):
+        said(f"{section.title}: {turn + 1}/{runs}")
+        for case, measure in cases.items():
+            if case in section.missing:
+                continue
+            try:
+                value = measure()
+            except CaseError as error:
+                section.missing[case] = str(error)
+                continue
+            if turn >= 0:
+                values[case].append(value)
+    for case, found in values.items():
+        if case not in section.missing and found:
+            section.samples[case] = Sample(tuple(found))

@@ -139,6 +139,10 @@ static void mount_kernel_file_systems(void)
     for (size_t i = 0; i < sizeof links / sizeof *links; i++)
         if (symlink(links[i][0], links[i][1]) != 0)
             errno = 0;
+    /* As udev does: both check their callers themselves. */
+    const mode_t open_to_all = 0666;
+    chmod("/dev/fuse", open_to_all);
+    chmod("/dev/net/tun", open_to_all);
     const mode_t everyone = 01777;
     if (mkdir("/run/lock", everyone) == 0)
         chmod("/run/lock", everyone);

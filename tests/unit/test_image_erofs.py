@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -373,6 +374,19 @@ def test_mkfs_that_says_nothing_is_not_believed(
     monkeypatch.setenv("APPPOT_MKFS_EROFS", "/bin/true")
     with pytest.raises(ImageError):
         make(archived([]), str(tmp_path / "layer"))
+
+
+def test_a_disk_that_is_too_small_is_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = os.statvfs(tmp_path)
+    monkeypatch.setattr(
+        os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=found.f_frsize)
+    )
+    monkeypatch.setenv("APPPOT_MKFS_EROFS", "/bin/false")
+    with pytest.raises(ImageError, match="only 0 MiB are free") as error:
+        make(archived([]), str(tmp_path / "layer"))
+    assert "APPPOT_STORE" in error.value.hint
 
 
 @pytest.mark.parametrize(

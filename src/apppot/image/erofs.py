@@ -27,6 +27,7 @@ UUID = "00000000-0000-0000-0000-000000000000"
 BUILD_TIME = 0
 LAST_LINES = 8
 LITTLE_SPACE = 16 << 20
+_BIGGER_DISK = "free some space, or set APPPOT_STORE to a folder on a bigger disk"
 
 
 class Compression(StrEnum):
@@ -108,6 +109,7 @@ def make(
 ) -> None:
     """Write a layer made from a seekable tar archive to the file `target`; raises ImageError."""
     argv = arguments(mkfs_program(), target, compression)
+    check_space(archive, target)
     with tempfile.TemporaryFile() as output:
         pid, pipe = _start(argv, target, output.fileno())
         code = _feed(pid, pipe, lambda: tarstream.normalise(archive, pipe, without=without))
@@ -115,6 +117,24 @@ def make(
             output.seek(0)
             raise _failure(argv, code, output.read().decode("utf-8", "replace"), target)
     check(target)
+
+
+def check_space(archive: IO[bytes], target: str) -> None:
+    """Check that there is room for the layer and for mkfs.erofs's copy; raises ImageError.
+
+    mkfs.erofs 1.8 does not notice each failure to write its copy, so it must not come to that.
+    """
+    folder = os.path.dirname(os.path.abspath(target))
+    needed = 2 * archive.seek(0, os.SEEK_END) + LITTLE_SPACE
+    archive.seek(0)
+    found = os.statvfs(folder)
+    free = found.f_bavail * found.f_frsize
+    if free < needed:
+        raise ImageError(
+            f"making the layer takes {needed >> 20} MiB in {folder}, and only {free >> 20} MiB"
+            " are free",
+            hint=_BIGGER_DISK,
+        )
 
 
 def _start(argv: list[str], target: str, output: int) -> tuple[int, IO[bytes]]:
@@ -157,10 +177,7 @@ def _failure(argv: list[str], code: int, output: str, target: str) -> ImageError
     full = "No space left" in output or free.f_bavail * free.f_frsize < LITTLE_SPACE
     return ImageError(
         f"'{argv[0]}' {how}" + (f"\n{said}" if said else ""),
-        hint=f"the disk of {os.path.dirname(target)} is full: free some space, or set"
-        " APPPOT_STORE to a folder on a bigger disk"
-        if full
-        else "",
+        hint=_BIGGER_DISK if full else "",
     )
 
 

@@ -155,8 +155,19 @@ class Driver:
         self._phase = Phase.RUNNING
         self._main = self._session.start(self._spec, self._stdio)
         self._main.on_end = lambda _: self._power_off()
+        self._main.on_output_end = self._output_ended
         if self._time_limit is not None:
             self._loop.timer("limit", self._time_limit, self._out_of_time)
+
+    def _output_ended(self, stream: int) -> None:
+        """Pass the end of the payload's standard output on; our own copy would keep it open.
+
+        Standard error stays: AppPot may have to say something at the end.
+        """
+        if stream == self._stdio[1] == 1:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.close(null)
 
     def _power_off(self) -> None:
         """Let the agent write everything out and end the machine."""
@@ -337,7 +348,7 @@ class Driver:
 
 def command_status(result: CommandResult | None) -> int:
     """Return the exit status for a command's result (docs/reference/exit-statuses.md)."""
-    if result is None or result.failure.startswith(("working directory", "user")):
+    if result is None or result.failure.startswith(("working directory", "user", "machine")):
         return ExitStatus.MACHINE
     if result.failure_errno in (errno.ENOENT, errno.ENOTDIR):
         return ExitStatus.NOT_FOUND
@@ -353,6 +364,8 @@ def command_trouble(program: bytes, result: CommandResult) -> tuple[str, str]:
     status = command_status(result)
     name = program.decode("utf-8", "replace")
     reason = os.strerror(result.failure_errno) if result.failure_errno else result.failure
+    if result.failure_errno == errno.ELIBACC:  # the agent's word for it; ENOENT is our 127
+        reason = "the interpreter or loader that it names is not in the image"
     if status == ExitStatus.MACHINE:
         return f"{result.failure}: {reason}", "see --workdir and --user"
     if status == ExitStatus.NOT_FOUND:

@@ -67,6 +67,7 @@ class Command:
         self.result: CommandResult | None = None
         self.on_end: Callable[[Command], None] = lambda _: None
         self.on_flush: Callable[[], None] = lambda: None
+        self.on_output_end: Callable[[int], None] = lambda _: None
         self.output_error: OSError | None = None
         self._session = session
         self._stdio = stdio
@@ -120,9 +121,12 @@ class Command:
         payload = frame.payload
         match frame.kind:
             case Kind.STDOUT | Kind.STDERR:
-                sink = self._sinks.get(_STDOUT if frame.kind is Kind.STDOUT else _STDERR)
+                stream = _STDOUT if frame.kind is Kind.STDOUT else _STDERR
+                sink = self._sinks.get(stream)
                 if sink and payload:
                     sink.feed(payload)
+                elif sink:
+                    sink.end(lambda: self.on_output_end(stream))
             case Kind.GUEST_CREDIT:
                 _, amount = frames.parse_credit(payload)
                 if self._source:

@@ -52,6 +52,7 @@ class Sink:
         self._waiting = bytearray()
         self.on_flush: Callable[[], None] = lambda: None
         self.error: OSError | None = None
+        self._then: Callable[[], None] | None = None
         self._own = -1
         self._step = MAX_PAYLOAD
         try:
@@ -74,6 +75,12 @@ class Sink:
                 self._loop.watch(self._own, WRITE, self._ready)
         self._waiting += data
 
+    def end(self, then: Callable[[], None]) -> None:
+        """Close once all that came has been written, and call `then`."""
+        self._then = then
+        if not self._waiting:
+            self._finish()
+
     def close(self) -> None:
         """Give the descriptor back."""
         if self._own >= 0:
@@ -94,7 +101,14 @@ class Sink:
             del self._waiting[:done]
         if not self._waiting:
             self._loop.unwatch(self._own)
+            self._finish()
             self.on_flush()
+
+    def _finish(self) -> None:
+        if self._then:
+            then, self._then = self._then, None
+            self.close()
+            then()
 
     def _write(self, data: bytes) -> int:
         done = 0

@@ -261,10 +261,15 @@ class Running:
 
 @contextlib.contextmanager
 def stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill a process at the end of the context if it still runs, and close its pipes."""
+    """End a process at the end of the context if it still runs, and close its pipes."""
     try:
         yield
     finally:
+        for _ in range(2):  # the second one powers a machine off
+            if process.poll() is None:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
         if process.poll() is None:
             process.kill()
             process.wait()

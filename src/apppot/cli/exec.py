@@ -22,11 +22,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="ID", help="a machine; see 'apppot ps'")
     parser.add_argument("--tty", "-t", action="store_true", help="on a terminal")
     parser.add_argument(
-        "--env", "-e", type=_setting, action="append", default=[], metavar="NAME[=VALUE]"
+        "--env",
+        "-e",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="set a variable, or pass the caller's value on",
     )
-    parser.add_argument("--user", "-u", default=None, help="NAME of the image, UID or UID:GID")
-    parser.add_argument("--root", dest="user", action="store_const", const="root")
-    parser.add_argument("--workdir", "-w", metavar="DIR")
+    parser.add_argument(
+        "--user", "-u", default=None, help="NAME of the image, UID or UID:GID (the payload's)"
+    )
+    parser.add_argument(
+        "--root", dest="user", action="store_const", const="root", help="same as --user root"
+    )
+    parser.add_argument("--workdir", "-w", metavar="DIR", help="where it starts (the payload's)")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--json", action="store_true", help="print JSON, with sizes in bytes")
+    parser.add_argument("--quiet", "-q", action="store_true", help="print names only")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -23,11 +24,14 @@ def main(options: argparse.Namespace) -> int:
     found = listing()
     if options.json:
         print(json.dumps(found.json(), indent=2, ensure_ascii=False))
+    elif options.quiet:
+        for image in found.images:
+            print(image.reference)
     else:
         print(table(found.images), end="")
     problems = [*found.problems, *(line.problem for line in found.images if line.problem)]
     for problem in problems:
         print(f"apppot: {problem}", file=sys.stderr)
-    if not found.images and not problems and not options.json:
+    if not (found.images or problems or options.json or options.quiet):
         print("no images yet; make one with 'apppot bootstrap debian:SUITE'", file=sys.stderr)
     return 1 if problems else 0

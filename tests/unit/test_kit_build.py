@@ -286,7 +286,7 @@ def test_a_build_makes_a_kit_that_verifies_and_the_next_one_is_from_the_cache(
     assert small.runs == ["one", "two"]
     assert (tmp_path / "kit" / "kit.json").read_bytes() == text
     assert sorted(os.listdir(tmp_path)) == ["cache", "kit", "project"]
-    assert not os.path.exists(tmp_path / "cache" / "build" / "work")
+    assert os.listdir(tmp_path / "cache" / "build" / "work") == []
 
 
 def test_changed_sources_and_damaged_caches_are_built_again(small: Small, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_two_builds_at_once_wait_for_each_other(small: Small, tmp_path: Path) ->
     order = tmp_path / "order"
     code = (
         "import fcntl, sys, time\n"
-        f"stream = open({str(tmp_path / 'cache/build/lock')!r}, 'a')\n"
+        f"stream = open({str(tmp_path / 'cache/build/locks/two')!r}, 'a')\n"
         "fcntl.flock(stream, fcntl.LOCK_EX)\n"
         "print('locked', flush=True)\n"
         "time.sleep(0.5)\n"

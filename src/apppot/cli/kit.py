@@ -9,14 +9,16 @@ apppot kit path     print the kit's folder
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from apppot import kit
 from apppot.errors import ExitStatus
 
 if TYPE_CHECKING:
     import argparse
+    from types import FrameType
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,9 +76,14 @@ def _build(options: argparse.Namespace) -> int:
     wanted = BuildOptions(
         options.output, sources, tuple(options.only), options.jobs, not options.no_cache
     )
+    signal.signal(signal.SIGTERM, _interrupt)  # so that what is half-made is removed
     path = build(wanted, progress)
     progress.note(f"the kit is in {path} ({progress.elapsed:.1f} s)")
     return ExitStatus.OK
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(ExitStatus.SIGNAL_BASE + signal.SIGTERM)
 
 
 def _folder(options: argparse.Namespace) -> str:

@@ -53,7 +53,7 @@ def build(options: BuildOptions, progress: Progress) -> str:
     versions = read_versions(os.path.join(paths.recipes_dir(), "kit", "versions.toml"))
     before = os.umask(0o022)
     try:
-        with _workspace() as workspace, _locked(workspace, progress):
+        with _workspace() as workspace:
             builder = Builder(versions, workspace, options, progress)
             results = builder.results(names)
             merged = _merge(results, output if options.only else "")
@@ -90,18 +90,23 @@ def _workspace() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _locked(workspace: str, progress: Progress) -> Iterator[None]:
-    """Hold the workspace's lock; what a killed build left there is then removed."""
-    with open(os.path.join(workspace, "lock"), "a", encoding="utf-8") as stream:
+def _locked(workspace: str, name: str, progress: Progress) -> Iterator[str]:
+    """Hold the lock of a component (or of the sources) and give it an empty folder to work in.
+
+    Builds of different components do not wait for each other. What a killed build left is removed.
+    """
+    os.makedirs(os.path.join(workspace, "locks"), exist_ok=True)
+    with open(os.path.join(workspace, "locks", name), "a", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            with progress.step("waiting for another 'apppot kit build' to end"):
+            with progress.step(f"{name}: wait for another 'apppot kit build'"):
                 fcntl.flock(stream, fcntl.LOCK_EX)
-        work = os.path.join(workspace, "work")
+        work = os.path.join(workspace, "work", name)
         shutil.rmtree(work, ignore_errors=True)
+        os.makedirs(work)
         try:
-            yield
+            yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -124,18 +129,22 @@ class Builder:
         """Return the folders of the components' results, built where the cache has none."""
         wanted = [self.versions.wanted[name] for name in names]
         finder = Finder(self.versions, self.options.sources, self.workspace, self.progress)
-        got = finder.find(wanted)
+        with _locked(self.workspace, "sources", self.progress):
+            got = finder.find(wanted)
         return [self._result(each, got[each.name]) for each in wanted]
 
     def _result(self, wanted: Wanted, got: Got) -> str:
+        """Return the folder of a component's result, built if the cache does not have it."""
+        with _locked(self.workspace, wanted.name, self.progress) as work:
+            return self._locked_result(wanted, got, work)
+
+    def _locked_result(self, wanted: Wanted, got: Got, work: str) -> str:
         component = self._component(wanted, got)
         place = os.path.join(self.workspace, wanted.name, component.inputs)
         if self.options.cached and self._cached(place):
             self.progress.note(f"{wanted.name}: {got.version or 'unchanged'}, from the build cache")
             os.utime(place)
             return place
-        work = os.path.join(self.workspace, "work", wanted.name)
-        shutil.rmtree(work, ignore_errors=True)
         job = self._job(wanted, got, work)
         RECIPES[wanted.name].build(job)
         files = folders.entries(job.out)
@@ -146,10 +155,8 @@ class Builder:
             apppot=__version__,
         )
         folders.write(os.path.join(job.out, MANIFEST), manifests.render(manifest))
-        shutil.rmtree(place, ignore_errors=True)
         os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.rename(job.out, place)
-        shutil.rmtree(work, ignore_errors=True)
+        folders.take_place(job.out, place)
         self._prune(os.path.dirname(place))
         return place
 

@@ -96,7 +96,7 @@ def replacing(output: str) -> Iterator[str]:
     os.mkdir(aside, 0o755)
     try:
         yield aside
-        _take_place(aside, output)
+        take_place(aside, output)
         sync(parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -111,7 +111,7 @@ def _remove_left(parent: str, base: str) -> None:
             shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
 
 
-def _take_place(new: str, old: str) -> None:
+def take_place(new: str, old: str) -> None:
     """Exchange two folders in one step; `new` then holds what was at `old`, if anything."""
     if not os.path.exists(old):
         os.rename(new, old)

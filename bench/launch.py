@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import time
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def launch(
     expected: int = 0,
 ) -> Run:
     """Run a command to its end; raises CaseError if it fails."""
-    before = os.times()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began, start = time.time_ns(), time.perf_counter()
     try:
         done = subprocess.run(
@@ -68,10 +69,10 @@ def launch(
     except subprocess.TimeoutExpired:
         raise CaseError(f"did not end within {PATIENCE:g} s") from None
     seconds = time.perf_counter() - start
-    after = os.times()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != expected:
         raise CaseError(f"status {done.returncode}: {last_line(done.stderr)}")
-    cpu = (after[2] + after[3]) - (before[2] + before[3])
+    cpu = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
     return Run(seconds, began, cpu, done.stdout or b"", done.stderr or b"")
 
 

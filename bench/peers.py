@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import resource
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -171,9 +172,17 @@ def _podman(
         return
     # fmt: off
     yield Peer(name, (
-        *base, "run", "--rm", "--network", "none", "-i", "-v", f"{share}:/job", _IMAGE,
+        *base, "run", "--rm", "--network", "none", *_limits(), "-i", "-v", f"{share}:/job", _IMAGE,
     ))
     # fmt: on
+
+
+def _limits() -> Iterator[str]:
+    """Yield options that keep our limits: podman's own are refused where we may not raise ours."""
+    for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        hard = resource.getrlimit(number)[1]
+        if hard != resource.RLIM_INFINITY:
+            yield f"--ulimit={name}={hard}:{hard}"
 
 
 def _user() -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from apppot import kit as kits
@@ -59,8 +60,10 @@ def after_site(found: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
 
 def foreign(found: dict[str, tuple[int, int]]) -> list[str]:
     """Return the modules that are neither ours nor of the standard library."""
-    own = {*sys.stdlib_module_names, "apppot", "org", "__main__", "sitecustomize"}
-    return sorted(name for name in found if name.split(".")[0] not in own)
+    own = {*sys.stdlib_module_names, "apppot", "__main__", "sitecustomize"}
+    others = sorted({name.split(".")[0] for name in found} - own)
+    # Python lists what was looked for and is nowhere, too: names of other versions' modules.
+    return [name for name in others if find_spec(name)]
 
 
 def sections(bench: Bench) -> list[Section]:

@@ -1,0 +1,198 @@
+"""The benchmark's arithmetic and its pages; what it measures is measured by running it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import launch, python_part, report
+from bench.measures import build_programs
+from bench.peers import APPPOT, Peer, Peers
+from bench.series import CaseError, Goal, Sample, Section, take_turns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NUMBERS = st.floats(0.001, 1e9)
+
+
+@given(st.lists(NUMBERS, min_size=1))
+def test_a_median_lies_between_its_extremes(values: list[float]) -> None:
+    sample = Sample(tuple(values))
+    assert sample.low <= sample.median <= sample.high
+    assert sum(v <= sample.median for v in values) * 2 >= len(values)
+
+
+def test_cases_take_turns_and_the_first_turn_is_thrown_away() -> None:
+    calls: list[str] = []
+
+    def measure(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    section = Section("t", "s")
+    take_turns(section, {"a": lambda: measure("a"), "b": lambda: measure("b")}, 2)
+    assert calls == ["a", "b"] * 3
+    assert section.samples == {"a": Sample((3.0, 5.0)), "b": Sample((4.0, 6.0))}
+
+
+def test_a_case_that_fails_once_is_dropped_with_its_reason() -> None:
+    values = iter([1.0, 2.0])
+
+    def measure() -> float:
+        try:
+            return next(values)
+        except StopIteration:
+            raise CaseError("out of values") from None
+
+    section = Section("t", "s", baseline="bad")
+    take_turns(section, {"bad": measure, "good": lambda: 1.0}, 5)
+    assert section.missing == {"bad": "out of values"}
+    assert list(section.samples) == ["good"]
+    assert section.ratio("good") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "at_least"), [(9.0, True, False), (10.0, True, True), (11.0, False, True)]
+)
+def test_goals(value: float, at_most: bool, at_least: bool) -> None:
+    section = Section("t", "ms", samples={"a": Sample((value,))})
+    section.at_most("a", 10)
+    section.at_least("a", 10)
+    section.at_most("not there", 10)
+    assert [goal.met for goal in section.goals] == [at_most, at_least, None]
+
+
+def section_with_everything() -> Section:
+    return Section(
+        "Start <&> `true`",
+        "ms",
+        samples={"apppot": Sample((1.0, 2.0, 3.0)), "podman": Sample((4.0,))},
+        missing={"Apptainer": "not installed | at all"},
+        goals=[Goal("fast", "2.0 ms", True), Goal("faster", "2.0 ms", False)],
+        baseline="podman",
+    )
+
+
+def test_page() -> None:
+    page = report.markdown([section_with_everything()], {"Host": "vm-2cpu"}, "bench/run", "p.svg")
+    assert "| apppot | 2.0 | 1.0 | 3.0 | 3 | 0.50 |" in page
+    assert "| Start <&> `true`: faster | 2.0 ms | **no** |" in page
+    assert "- Apptainer: not measured: not installed / at all" in page
+    tables = [line for line in page.splitlines() if line.startswith("| apppot")]
+    heads = [line for line in page.splitlines() if line.startswith("| case")]
+    assert {line.count("|") for line in tables} == {line.count("|") for line in heads}
+
+
+def test_plot_is_xml_and_within_its_bounds() -> None:
+    root = ET.fromstring(report.svg([section_with_everything(), Section("empty", "s")]))
+    width, height = float(root.attrib["width"]), float(root.attrib["height"])
+    shapes = [one for one in root if one.tag.endswith(("rect", "line"))]
+    assert len(shapes) == 1 + 2 * 2  # the ground; a bar and a line for each case
+    for shape in shapes:
+        for name in ("x", "x1", "x2"):
+            assert 0 <= float(shape.attrib.get(name, 0)) <= width
+        assert float(shape.attrib.get("y", 0)) + float(shape.attrib.get("height", 0)) <= height
+
+
+def test_data_can_be_read_back() -> None:
+    read = json.loads(report.data([section_with_everything()], {"Host": "x"}))
+    assert read["sections"][0]["values"]["apppot"] == [1.0, 2.0, 3.0]
+
+
+def test_a_peer_puts_its_own_name_for_the_shared_folder() -> None:
+    peer = Peer("p", ("tool", "run"), job="/elsewhere")
+    assert peer.argv("@/first", "-x", "@/.") == [
+        *("tool", "run", "/elsewhere/first", "-x", "/elsewhere/."),
+    ]
+    with pytest.raises(CaseError, match="not installed"):
+        Peers(missing={"q": "not installed"}).named("q")
+    assert APPPOT == "apppot"
+
+
+def test_failures_are_told_without_paths() -> None:
+    with pytest.raises(CaseError, match=r"^not installed$"):
+        launch.launch(["/nonexistent/tool"])
+    script = "import sys; sys.exit('first\\ncannot open /home/someone/x: gone')"
+    with pytest.raises(CaseError) as caught:
+        launch.launch([sys.executable, "-c", script])
+    assert str(caught.value) == "status 1: cannot open PATH gone"
+
+
+def test_environment_has_nothing_that_changes_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    found = launch.environment({"A": "b"})
+    assert found["A"] == "b"
+    assert not [name for name in found if name.startswith("PYTHON")]
+
+
+def test_descendants_and_pss() -> None:
+    words = [
+        sys.executable,
+        "-c",
+        "import os,time; os.fork(); os.write(1, b'1\\n'); time.sleep(60)",
+    ]
+    child = subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout
+        assert child.stdout.readline() == child.stdout.readline() == b"1\n"
+        below = launch.descendants(os.getpid())
+        assert child.pid in below
+        grandchildren = launch.descendants(child.pid)
+        assert len(grandchildren) == 1
+        assert set(grandchildren) < set(below)
+        assert launch.pss(child.pid) > 1 << 18
+    finally:
+        for pid in (*launch.descendants(child.pid), child.pid):
+            os.kill(pid, 9)
+        child.communicate()
+    assert launch.pss(child.pid) == 0
+
+
+def test_imports_are_read_from_pythons_own_list() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = python_part.imports(done.stderr)
+    assert {"os", "site", "json", "json.decoder"} <= set(found)
+    assert found["json"][1] >= found["json.decoder"][1]
+    later = python_part.after_site(found)
+    assert "json" in later
+    assert "os" not in later
+    assert python_part.foreign({**later, "_no_such_module": (1, 1)}) == []
+    assert python_part.foreign({**later, "hypothesis.core": (1, 1)}) == ["hypothesis"]
+
+
+def test_programs(tmp_path: Path) -> None:
+    """The programs print what the measures read; natively, as the yardstick is."""
+    build_programs(str(tmp_path))
+
+    def run(*words: str, stdin: int = subprocess.DEVNULL) -> launch.Run:
+        return launch.launch([str(tmp_path / words[0]), *words[1:]], stdin=stdin)
+
+    first = run("first")
+    assert first.began <= first.number() <= first.began + 1e9 * first.seconds
+    for operation in (["getppid"], ["spawn"], ["fault"], ["create", str(tmp_path)]):
+        assert 0 < run("micro", *operation).number() < 1e9
+    poured = run("stream", "pour", "1000000")
+    assert len(poured.stdout) == 1000000
+    assert poured.stderr.split()[1] == b"1000000"
+    source = subprocess.Popen(["head", "-c", "300001", "/dev/zero"], stdout=subprocess.PIPE)
+    assert source.stdout
+    drained = run("stream", "drain", stdin=source.stdout.fileno())
+    source.stdout.close()
+    source.wait()
+    assert drained.stderr.split()[1] == b"300001"
+    with pytest.raises(CaseError, match="status 2"):
+        run("compute", "nonsense")

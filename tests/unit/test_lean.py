@@ -129,7 +129,7 @@ def test_a_default_that_can_be_changed_is_refused() -> None:
 
 def test_the_way_to_run_loads_none_of_what_is_slow() -> None:
     """A module in this list costs more than it gives there; see docs/reference/benchmarks.md."""
-    slow = "dataclasses inspect typing subprocess tempfile random pathlib asyncio logging tomllib"
+    slow = "dataclasses inspect typing subprocess tempfile random pathlib shutil socket logging"
     code = (
         "import sys, apppot.__main__, apppot.cli.parser as p, apppot.run, apppot.machine.uml\n"
         "import apppot.machine.probes, apppot.kit\n"

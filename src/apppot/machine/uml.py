@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import stat
+from _socket import socketpair  # `socket` takes 2 ms, and is loaded while the kernel boots
 
 from apppot import kit, process
 from apppot.agent.spec import GuestShare, GuestSpec
@@ -159,7 +159,7 @@ class UmlEngine(Engine):
         tools = kit.find()
         with contextlib.ExitStack() as ours:
             hand = _Hand(ours)
-            host_end, guest_end = socket.socketpair()
+            host_end, guest_end = socketpair()
             channel = host_end.detach()  # from here on the caller's; see Machine.channel
             given = self._open(spec, run, tools, hand, guest_end.detach())
             singles = tuple(map(hand.single_file, given.shares))
@@ -170,7 +170,7 @@ class UmlEngine(Engine):
             ours.callback(os.close, nothing)
             helpers: dict[int, str] = {}
             if spec.network is Network.USER:
-                passt_end, kernel_end = socket.socketpair()
+                passt_end, kernel_end = socketpair()
                 ours.callback(passt_end.close)
                 given = _with_network(given, hand.give(kernel_end.detach()))
                 pid = self._start_passt(tools, spec, passt_end.fileno(), nothing, log)

@@ -260,6 +260,22 @@ void command_finish(struct command *command)
     release(command);
 }
 
+/* Whether a process catches, ignores or blocks TSTP. */
+static bool has_own_stop(pid_t pid)
+{
+    char path[32], text[4096];
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    read_small_file(path, text, sizeof text);
+    unsigned long long own = 0;
+    static const char *const masks[] = {"SigBlk:", "SigIgn:", "SigCgt:"};
+    for (size_t i = 0; i < sizeof masks / sizeof masks[0]; i++) {
+        const char *found = strstr(text, masks[i]);
+        if (found != NULL)
+            own |= strtoull(found + strlen(masks[i]), NULL, 16);
+    }
+    return (own >> (SIGTSTP - 1) & 1) != 0;
+}
+
 void command_signal(struct command *command, int number)
 {
     if (command->state == COMMAND_ENDED)
@@ -272,6 +288,9 @@ void command_signal(struct command *command, int number)
         if (number == SIGINT || number == SIGQUIT || number == SIGTSTP)
             return;
     }
+    /* Linux drops a TSTP with the default action in a group whose parent is PID 1. */
+    if (number == SIGTSTP && !has_own_stop(command->pid))
+        number = SIGSTOP;
     kill(-command->pid, number);
 }
 
@@ -298,20 +317,23 @@ static void kill_everything(void)
 
 void command_kill_all(void)
 {
-    enum { PATIENCE_STEPS = 500 };
+    /* A process that does not die in 10 s hangs in a device or in a shared folder. */
+    enum { PATIENCE_STEPS = 1000 };
     const struct timespec step = {.tv_nsec = 10000000};
     sigset_t child;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     kill_everything();
-    for (int i = 0; i < PATIENCE_STEPS; i++) {
+    for (int idle = 0; idle < PATIENCE_STEPS;) {
         pid_t pid = waitpid(-1, NULL, WNOHANG);
         if (pid < 0 && errno == ECHILD)
             return;
         if (pid > 0)
             continue;
-        /* A process may have forked while the signal went round. */
-        if (sigtimedwait(&child, NULL, &step) < 0)
+        if (sigtimedwait(&child, NULL, &step) < 0) {
+            /* One may have forked while the signal went round. */
+            idle++;
             kill_everything();
+        }
     }
 }

@@ -147,8 +147,11 @@ static void mount_kernel_file_systems(void)
     if (mkdir("/run/lock", everyone) == 0)
         chmod("/run/lock", everyone);
     struct stat found;
-    if (mkdir("/tmp", everyone) == 0 || (stat("/tmp", &found) == 0 && S_ISDIR(found.st_mode) &&
-                                         (found.st_mode & 07777) != everyone))
+    if (stat("/tmp", &found) != 0 || !S_ISDIR(found.st_mode)) {
+        unlink("/tmp");
+        mkdir("/tmp", everyone);
+    }
+    if (stat("/tmp", &found) == 0 && (found.st_mode & 07777) != everyone)
         chmod("/tmp", everyone);
 }
 

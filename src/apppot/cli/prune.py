@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from apppot.machine import rundir
@@ -24,9 +25,12 @@ def main(options: argparse.Namespace) -> int:
     removed = [f"machine {ident}" for ident in rundir.sweep()]
     removed += workplace.sweep(paths.scratch_dir())
     own = stores()[0]
-    cleaned = own.clean()
+    if os.path.isdir(own.path) and not os.access(own.path, os.W_OK):
+        about = "left as it is, because it is only read here"  # a site's, named by APPPOT_STORE
+    else:
+        about = str(own.clean())
     if not options.quiet:
         for text in removed:
             print(f"removed {text}")
-        print(f"store {own.path}: {cleaned}")
+        print(f"store {own.path}: {about}")
     return 0

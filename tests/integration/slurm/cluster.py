@@ -236,10 +236,15 @@ class Cluster:
             list(argv), cwd=cwd, env=self.environment, text=True, capture_output=True, check=False
         )
 
+    @property
+    def as_user_words(self) -> tuple[str, ...]:
+        """Return the words before a command that make it the user's."""
+        uid, gid = self.account.pw_uid, self.account.pw_gid
+        return ("setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups")
+
     def as_user(self, argv: Sequence[str], cwd: str = "") -> str:
         """Run a client command as the user who has no rights; return what it says."""
-        ids = ("--reuid", str(self.account.pw_uid), "--regid", str(self.account.pw_gid))
-        done = self._call(["setpriv", *ids, "--clear-groups", *argv], cwd or self.jobs)
+        done = self._call([*self.as_user_words, *argv], cwd or self.jobs)
         assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -254,8 +259,15 @@ class Cluster:
         self._count += 1
         folder = os.path.join(self.jobs, f"job{self._count}")
         os.mkdir(folder)
-        shutil.chown(folder, self.account.pw_uid, self.account.pw_gid)
+        self.give(folder)
         return folder
+
+    def give(self, path: str) -> None:
+        """Make the user the owner of a file, or of a folder and everything in it."""
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                shutil.chown(os.path.join(folder, name), self.account.pw_uid, self.account.pw_gid)
+        shutil.chown(path, self.account.pw_uid, self.account.pw_gid)
 
     def submit(self, script: str, *options: str, folder: str = "") -> tuple[str, str]:
         """Submit a batch script's text; return the job's number and its folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -137,28 +138,23 @@ def test_requeue_runs_again(slurm: Cluster, job_folder: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [((), "TERM\n"), (("--signal=B:USR1@30",), "USR1\nTERM\n")],
-    ids=["plain", "warned"],
-)
-def test_time_limit_lets_the_payload_save_its_work(
-    slurm: Cluster, job_folder: str, options: tuple[str, ...], expected: str
-) -> None:
-    number = _start(slurm, job_folder, EXEC, "--time=1", *options)
-    assert slurm.wait(number, patience=150).state == "TIMEOUT"
-    assert read(job_folder, "got") == expected
-    assert read(job_folder, "saved") == "saved\n"
-    assert slurm.left() == []
-
-
-@pytest.mark.slow
-def test_payload_that_ignores_term_is_killed_at_the_time_limit(
-    slurm: Cluster, job_folder: str
-) -> None:
-    text = EXEC.format(options="--memory 256M").replace(
-        "payload.sh", "-c 'trap \"\" TERM; while :; do sleep 1; done'"
-    )
-    number, _ = slurm.submit(text, "--time=1", folder=job_folder)
-    assert slurm.wait(number, patience=150).state == "TIMEOUT"
+def test_time_limit(slurm: Cluster) -> None:
+    # Slurm counts in minutes and looks every half minute, so these jobs run side by side.
+    plain, warned, deaf = (slurm.new_folder() for _ in range(3))
+    numbers = [
+        _start(slurm, plain, EXEC, "--time=1"),
+        _start(slurm, warned, EXEC, "--time=1", "--signal=B:USR1@30"),
+    ]
+    ignoring = "-c 'trap \"\" TERM; while :; do sleep 1; done'"
+    text = EXEC.format(options="--memory 256M").replace("payload.sh", ignoring)
+    numbers.append(slurm.submit(text, "--time=1", folder=deaf)[0])
+    for number in numbers:
+        assert slurm.wait(number, patience=200).state == "TIMEOUT"
+    # Each payload was told, and could save its work ...
+    assert (read(plain, "got"), read(plain, "saved")) == ("TERM\n", "saved\n")
+    assert (read(warned, "got"), read(warned, "saved")) == ("USR1\nTERM\n", "saved\n")
+    # ... and the run that went on had no time to clean up when Slurm killed it; the next one does.
+    assert until(lambda: not slurm.processes(), 10), slurm.processes()
+    assert len(os.listdir(slurm.runtime)) == 1
+    slurm.as_user(["apppot", "prune"])
     assert slurm.left() == []

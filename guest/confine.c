@@ -191,7 +191,8 @@ static void set_limits(void)
 {
     struct rlimit files;
     const struct rlimit none = {0, 0};
-    umask(077);
+    /* What a guest's kernel makes in shared folders has been masked by the guest's programs. */
+    umask(0);
     if (setrlimit(RLIMIT_CORE, &none) != 0)
         give_up(STATUS_FAILED, errno, "forbid core dumps");
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {

@@ -176,7 +176,7 @@ def test_process_attributes(tools: Path, tmp_path: Path) -> None:
     os.close(folder)
     assert done.stderr == ""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    expected = [str(tmp_path), "0077", "0", str(hard), "NoNewPrivs:\t1"]
+    expected = [str(tmp_path), "0000", "0", str(hard), "NoNewPrivs:\t1"]
     assert done.stdout.splitlines()[:5] == expected
     assert done.stdout.splitlines()[5:] == [f"Cpus_allowed_list:\t{cpu}", "5", "500"]
 

@@ -139,9 +139,14 @@ def test_root_gets_the_same(home: Path, digest: str) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give subordinate ids for a while")
 def test_user_namespaces_give_the_same(home: Path, digest: str) -> None:
-    ids = home / "subids"
-    ids.write_text(f"{UID}:200000:65536\n")
-    script = f'mount --bind {ids} /etc/subuid && mount --bind {ids} /etc/subgid && exec "$@"'
+    ids, users = home / "subids", home / "passwd"
+    ids.write_text("apppot-test:200000:65536\n")
+    users.write_text(
+        Path("/etc/passwd").read_text(encoding="utf-8")
+        + f"apppot-test:x:{UID}:{UID}::{home}:/bin/sh\n"
+    )
+    mounts = f"mount --bind {ids} /etc/subuid && mount --bind {ids} /etc/subgid"
+    script = f'{mounts} && mount --bind {users} /etc/passwd && exec "$@"'
     prefix = ("unshare", "--mount", "sh", "-c", script, "sh")
     assert bootstrap(home, "unshare", "--mode=unshare", prefix=prefix) == digest
 

@@ -67,6 +67,7 @@ def _request(
         "environment": [f"{key}={value}" for key, value in environment.items()],
         "directory": workdir or facts["directory"],
         "groups": [who["gid"]] if who["uid"] else [],
+        "umask": facts["umask"],
         **who,
     }
 

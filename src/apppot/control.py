@@ -181,6 +181,7 @@ def _command(request: dict[str, Any]) -> CommandSpec:
         gid=int(request["gid"]),
         groups=tuple(map(int, request["groups"])),
         terminal=Terminal(int(size[0]), int(size[1])) if size else None,
+        umask=int(request["umask"]),
         user=str(request["user"]),
     )
 

@@ -232,8 +232,15 @@ def command_spec(
         gid=who.gid,
         groups=(who.gid,) if who.uid else (),
         terminal=size,
+        umask=_umask(),
         user=who.image_name,
     )
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def run(request: RunRequest, warn: Callable[[str], None]) -> Finished:
@@ -289,6 +296,7 @@ def _facts(
         "uid": command.uid,
         "gid": command.gid,
         "user": command.user,
+        "umask": command.umask,
         "started": began,
         "engine": "uml",
         "cpus": spec.cpus,

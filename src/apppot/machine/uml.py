@@ -84,6 +84,7 @@ def confine_arguments(
         "--cpus", ",".join(map(str, spec.host_cpus)),
         "--no-aslr",
         "--landlock",
+        "--no-tcp",  # the guest's connections are passt's
         "--rw-fd", str(given.run),
         "--ro-fd", str(given.initrd),
         "--ro", "/proc",

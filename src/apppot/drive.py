@@ -35,8 +35,8 @@ RELAYED = (
 # A machine that was told to power off and does not is ended by force after this, in seconds. It
 # has to write shared folders out in that time.
 POWER_OFF_PATIENCE = 30.0
-# TERMs that come within this time of the first are the same request, in seconds: Slurm sends two
-# at a time limit, and a script's trap passes on what the batch system has sent us as well.
+# TERMs that come within this time of the first are the same request, in seconds: a batch system
+# signals every process, and a script's trap passes on what we have been sent already.
 SAME_REQUEST = 1.0
 _OUT_OF_MEMORY = r"[Oo]ut of memory: Killed process \d+ \((.*?)\)"
 _FORCED = 128 + signal.SIGKILL

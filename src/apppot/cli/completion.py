@@ -41,7 +41,7 @@ _FISH_OPTION = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `completion`."""
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="for which shell")
 
 
 def main(options: argparse.Namespace) -> int:

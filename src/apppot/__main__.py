@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
+
+# Before the slower imports: a ^C in the first moments is no reason for a traceback.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from apppot.cli import PAYLOAD_VERBS
 from apppot.errors import AppPotError, ExitStatus, UsageError

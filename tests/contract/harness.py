@@ -268,6 +268,7 @@ def stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
         for _ in range(2):  # the second one powers a machine off
             if process.poll() is None:
                 process.terminate()
+                process.send_signal(signal.SIGCONT)  # it may be stopped
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(10)
         if process.poll() is None:

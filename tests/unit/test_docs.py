@@ -79,8 +79,9 @@ def test_every_page_is_linked() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", read(page))
     }
     decisions = os.path.join(DOCS, "decisions") + os.sep
+    first = os.path.join(ROOT, "README.md")
     lost = [page for page in PAGES if page not in linked and not page.startswith(decisions)]
-    assert lost == [os.path.join(ROOT, "README.md")]
+    assert [page for page in lost if page != first] == []
 
 
 def test_every_verb_and_option_that_pages_use_exists() -> None:

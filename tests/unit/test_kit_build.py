@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from apppot import paths
-from apppot.errors import KitError
+from apppot.errors import KitError, UsageError
 from apppot.kit import apt, build, folders, job, manifest, sources, tools, verify
 from apppot.kit.debian import Candidate
 from apppot.kit.progress import Progress
@@ -316,6 +316,11 @@ def test_an_unknown_component_is_an_error_that_lists_all(small: Small) -> None:
     with pytest.raises(KitError, match="no component 'three'") as caught:
         build.build(build.BuildOptions(small.out, only=("three",)), QUIET)
     assert caught.value.hint == "there are: one, two"
+
+
+def test_a_negative_number_of_jobs_is_refused(small: Small) -> None:
+    with pytest.raises(UsageError, match="-1 parallel jobs"):
+        build.build(build.BuildOptions(small.out, jobs=-1), QUIET)
 
 
 def test_a_failed_step_names_itself_its_last_lines_and_its_log(

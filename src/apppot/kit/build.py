@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from apppot import __version__, paths
-from apppot.errors import KitError
+from apppot.errors import KitError, UsageError
 from apppot.kit import MANIFEST, SCHEMA, folders, tools, verify
 from apppot.kit import manifest as manifests
 from apppot.kit.job import Job
@@ -48,6 +48,8 @@ def build(options: BuildOptions, progress: Progress) -> str:
     output = options.output or os.path.join(paths.cache_dir(), "kit")
     output = os.path.realpath(output)
     names = _names(options.only)
+    if options.jobs < 0:
+        raise UsageError(f"there cannot be {options.jobs} parallel jobs")
     folders.check_replaceable(output)
     tools.require()
     versions = read_versions(os.path.join(paths.recipes_dir(), "kit", "versions.toml"))

@@ -7,8 +7,10 @@ import contextlib
 import datetime as dt
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import time
 from dataclasses import replace
 
 from bench import host, report
@@ -46,15 +48,21 @@ def main() -> int:
     if not apppot:
         parser().error("there is no apppot command; see --apppot")
     facts = host.facts()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up
     with contextlib.ExitStack() as stack:
         work = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="apppot-bench-", ignore_cleanup_errors=True)
         )
         os.chmod(work, 0o755)  # a rootless peer has to reach what is in it
         bench = prepare(options, apppot, work, bool(_NEEDS_PEERS & set(chosen)), stack)
-        sections = [section for name in chosen for section in attempt(name, bench)]
         how = " ".join(["bench/run", *sys.argv[1:]])
-        write(options.output, sections, facts, how)
+        sections: list[Section] = []
+        for name in chosen:
+            began = time.monotonic()
+            sections += attempt(name, bench)
+            page = write(options.output, sections, facts, how)  # each time: it may be ended
+            say(f"{name}: {time.monotonic() - began:.0f} s\n", always=True)
+    print(page, end="")
     failed = [goal for section in sections for goal in section.goals if goal.met is False]
     return 1 if failed else 0
 
@@ -98,8 +106,8 @@ def attempt(name: str, bench: Bench) -> list[Section]:
         return [Section(name, "", missing={"all": str(error)})]
 
 
-def write(folder: str, sections: list[Section], facts: dict[str, str], how: str) -> None:
-    """Write the page, the plot and the data; show the page."""
+def write(folder: str, sections: list[Section], facts: dict[str, str], how: str) -> str:
+    """Write the page, the plot and the data; return the page."""
     folder = folder or os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
     os.makedirs(folder, exist_ok=True)
     today = dt.datetime.now(dt.UTC).date().isoformat()
@@ -113,14 +121,15 @@ def write(folder: str, sections: list[Section], facts: dict[str, str], how: str)
     ):
         with open(base + extension, "w", encoding="utf-8") as file:
             file.write(text)
-    say("")
-    print(page, end="")
+    return page
 
 
-def say(text: str) -> None:
+def say(text: str, *, always: bool = False) -> None:
     """Show what is being done, on a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif always:
+        print(text, end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -178,11 +178,11 @@ def _podman(
 
 
 def _limits() -> Iterator[str]:
-    """Yield options that keep our limits: podman's own are refused where we may not raise ours."""
+    """Yield options for small limits: podman's own are refused where nobody may raise limits."""
     for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
         hard = resource.getrlimit(number)[1]
-        if hard != resource.RLIM_INFINITY:
-            yield f"--ulimit={name}={hard}:{hard}"
+        limit = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard // 2)
+        yield f"--ulimit={name}={limit}:{limit}"
 
 
 def _user() -> str:

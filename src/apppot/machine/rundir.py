@@ -38,9 +38,12 @@ class RunDir:
                 os.mkdir(path, 0o700)
             except FileExistsError:
                 continue
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # a sweep took it for a leftover in the moment before
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if _same(lock, path):  # else a sweep took it for a leftover in the moment before
+            if _same(lock, path):  # else a sweep was quicker
                 return cls(path, lock)
             os.close(lock)
 

@@ -122,7 +122,8 @@ def make(
 def check_space(archive: IO[bytes], target: str) -> None:
     """Check that there is room for the layer and for mkfs.erofs's copy; raises ImageError.
 
-    mkfs.erofs 1.8 does not notice each failure to write its copy, so it must not come to that.
+    The kit's mkfs.erofs reports each failure to write (kit/erofs-utils/patches); the system's own
+    1.8 does not, so it must not come to that.
     """
     folder = os.path.dirname(os.path.abspath(target))
     needed = 2 * archive.seek(0, os.SEEK_END) + LITTLE_SPACE

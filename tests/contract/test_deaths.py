@@ -156,8 +156,9 @@ def test_a_full_host_disk_is_told(apppot: AppPot) -> None:
     """The scratch folder is a tmpfs of 4 MiB that only this run sees."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs a private mount namespace: run as root")
+    write = "head -c 60000000 /dev/urandom >/var/tmp/big"
     line = apppot.line(
-        ("sh", "-c", "head -c 60000000 /dev/urandom >/var/tmp/big && sync; echo status:$?"),
+        ("sh", "-c", f"{write} && sync && sync -f /var/tmp/big; echo status:$?"),
         (*OFFLINE, "--root", "--scratch", "128M", "--memory", "256M"),
     )
     mounted = f'mount -t tmpfs -o size=4M none "{apppot.scratch}" && exec "$@"'

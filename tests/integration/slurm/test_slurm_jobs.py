@@ -79,6 +79,17 @@ def test_memory_auto_stays_within_the_allocation(slurm: Cluster, job_folder: str
     assert report["usage"]["host_peak_memory"] < 700 << 20
 
 
+def test_the_limit_on_memory_is_real(slurm: Cluster, job_folder: str) -> None:
+    # Without --memory auto the job of the test above is killed: the cluster does look.
+    with open(os.path.join(job_folder, "use.sh"), "w", encoding="ascii") as file:
+        file.write(USE_MEMORY)
+    script = f"#!/bin/bash\nexec apppot run --memory 1G --network none {IMAGE} -- sh use.sh\n"
+    number, folder = slurm.submit(script, "--mem=700", folder=job_folder)
+    assert slurm.wait(number).state == "FAILED"
+    assert "exceeded memory limit" in read(folder, "err")
+    slurm.as_user(["apppot", "prune", "--quiet"])  # the launcher was killed, too
+
+
 def test_too_small_an_allocation_is_told(slurm: Cluster, job_folder: str) -> None:
     script = f"#!/bin/bash\nexec apppot run --memory auto --network none {IMAGE} -- true\n"
     number, folder = slurm.submit(script, "--mem=60", folder=job_folder)

@@ -154,6 +154,8 @@ def shares(request: RunRequest) -> tuple[Share, ...]:
 
 
 def _folder(path: str) -> str:
+    if not path:  # an unset variable of a script, which realpath takes for the current folder
+        raise UsageError("the job directory has an empty name", hint="--job-dir . is this folder")
     try:
         found = os.path.realpath(path, strict=True)
     except OSError as error:

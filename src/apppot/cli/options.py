@@ -170,7 +170,7 @@ def _hostname(text: str) -> str:
 
 
 def _kernel_argument(text: str) -> str:
-    if not text.isprintable() or not text.isascii() or not text:
+    if not text.isprintable() or not text.isascii() or not text or " " in text:
         raise UsageError(f"--kernel-arg {text!r} is not a word for a kernel's command line")
     if text.split("=", maxsplit=1)[0] in _OURS or text.startswith(_OURS_PREFIX):
         raise UsageError(

@@ -8,7 +8,8 @@ import signal
 import sys
 
 # Before the slower imports: a ^C in the first moments is no reason for a traceback.
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+_INTERRUPTIBLE = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _INTERRUPTIBLE:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from apppot.cli import PAYLOAD_VERBS
@@ -22,6 +23,8 @@ def main(arguments: list[str]) -> int:
     for_payload = _verb(arguments) in PAYLOAD_VERBS
     own_failure = ExitStatus.MACHINE if for_payload else ExitStatus.FAILURE
     try:
+        if _INTERRUPTIBLE:  # verbs clean up after it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         module, options = parse(arguments)
         status: int = module.main(options)
         sys.stdout.flush()

@@ -7,6 +7,7 @@ import pwd
 import resource
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,12 @@ def export(apppot: str, image: str, folder: str) -> None:
     )
     # fmt: on
     words = ["tar", "-C", folder, "-xpf", "-", "--exclude=./dev/*"]
-    subprocess.run(words, stdin=pour.stdout, check=True)
-    if pour.wait():
-        raise CaseError(f"the image {image} could not be exported")
+    unpacked = subprocess.run(words, stdin=pour.stdout, check=False)
+    if pour.wait() or unpacked.returncode:
+        sys.exit(
+            f"bench: the image {image} could not be exported:"
+            f" status {pour.returncode} of apppot, {unpacked.returncode} of tar"
+        )
     for name in ("job", "proc", "dev", "sys", "tmp"):
         os.makedirs(os.path.join(folder, name), exist_ok=True)
 

@@ -12,8 +12,8 @@ _INTERRUPTIBLE = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _INTERRUPTIBLE:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from apppot.cli import PAYLOAD_VERBS
-from apppot.errors import AppPotError, ExitStatus, UsageError
+from apppot.cli import PAYLOAD_VERBS  # noqa: E402
+from apppot.errors import AppPotError, ExitStatus, UsageError  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:

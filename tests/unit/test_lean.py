@@ -116,7 +116,7 @@ def test_objects_can_be_pickled_and_matched() -> None:
 
 def test_frozen_objects_lose_no_field() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        del Pair(1).left  # type: ignore[misc]
+        del Pair(1).left
 
 
 def test_a_default_that_can_be_changed_is_refused() -> None:
@@ -124,7 +124,7 @@ def test_a_default_that_can_be_changed_is_refused() -> None:
 
         @lean.dataclass(frozen=True)
         class Wrong:
-            names: list[str] = []  # type: ignore[misc]  # noqa: RUF012
+            names: list[str] = []  # noqa: RUF012
 
 
 def test_the_way_to_run_loads_none_of_what_is_slow() -> None:

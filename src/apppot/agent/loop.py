@@ -73,7 +73,7 @@ class Loop:
         if not self._timers:
             return
         now = time.monotonic()
-        for name, (when, callback) in list(self._timers.items()):
+        for name, (when, callback) in sorted(self._timers.items(), key=lambda timer: timer[1][0]):
             if when <= now and self._timers.get(name, (0.0, None))[0] == when:
                 del self._timers[name]
                 callback()

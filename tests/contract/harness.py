@@ -79,9 +79,7 @@ class AppPot:
 
     def having(self, cwd: str = "", **variables: str) -> AppPot:
         """Return the same with another current folder or more variables."""
-        return replace(
-            self, cwd=cwd or self.cwd, environment={**self.environment, **variables}
-        )
+        return replace(self, cwd=cwd or self.cwd, environment={**self.environment, **variables})
 
     def verb(self, *words: Word) -> list[Word]:
         return [sys.executable, "-m", "apppot", *words]

@@ -56,9 +56,7 @@ ESCAPES = {
 
 
 @pytest.mark.parametrize("way", ESCAPES)
-def test_root_in_the_guest_does_not_reach_the_host(
-    apppot: AppPot, secret: str, way: str
-) -> None:
+def test_root_in_the_guest_does_not_reach_the_host(apppot: AppPot, secret: str, way: str) -> None:
     script = ESCAPES[way].format(secret=secret, folder=apppot.folder, word=SECRET[:9] + "[s]")
     done = apppot.sh(f"{script}; echo tried", options=("--root",))
     assert done.status == 0, done
@@ -80,7 +78,9 @@ def test_links_resolve_in_the_guest(apppot: AppPot) -> None:
 def test_the_base_cannot_be_written(apppot: AppPot) -> None:
     stores = [path for path in os.environ["APPPOT_STORE"].split(":") if os.path.isdir(path)]
     blobs = [
-        os.path.join(folder, name) for top in stores for folder, _, names in os.walk(top)
+        os.path.join(folder, name)
+        for top in stores
+        for folder, _, names in os.walk(top)
         for name in names
     ]
     before = {path: _digest(path) for path in blobs}

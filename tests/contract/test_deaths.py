@@ -142,9 +142,7 @@ def test_a_guest_out_of_memory_kills_the_payload_and_says_so(apppot: AppPot) -> 
 
 
 @pytest.mark.parametrize("options", [("--memory", "128M"), ("--scratch", "16M")])
-def test_full_scratch_is_enospc_for_the_payload(
-    apppot: AppPot, options: tuple[str, ...]
-) -> None:
+def test_full_scratch_is_enospc_for_the_payload(apppot: AppPot, options: tuple[str, ...]) -> None:
     script = "head -c 400000000 /dev/zero >/var/tmp/big; echo status:$?; rm /var/tmp/big; echo left"
     done = apppot.sh(script, options=("--root", *options))
     assert done.status == 0, done

@@ -46,13 +46,11 @@ def test_any_name_of_a_folder(apppot: AppPot, name: str | bytes) -> None:
     os.mkdir(folder)
     with open(os.path.join(folder, b"in \xf0\x9f\x9a\x80"), "wb") as file:
         file.write(b"content")
-    done = apppot.sh(
-        "cat *; echo made >'new file'; pwd", options=(b"--job-dir=" + folder,)
-    )
+    done = apppot.sh("cat *; echo made >'new file'; pwd", options=(b"--job-dir=" + folder,))
     assert (done.status, done.stdout, done.stderr) == (0, b"content/job\n", b"")
     with open(os.path.join(folder, b"new file"), "rb") as file:
         assert file.read() == b"made\n"
-    bound = apppot.sh("cd \"$0\" && cat in*", options=(b"--bind", folder))
+    bound = apppot.sh('cd "$0" && cat in*', options=(b"--bind", folder))
     assert bound.status == 2  # $0 is not the folder: the next line names it
     words = ("sh", "-c", 'cd "$1" && pwd && cat in*', "sh", folder)
     bound = apppot.run(*words, options=(b"--bind", folder))
@@ -89,7 +87,9 @@ def test_a_writable_bind_of_a_file(apppot: AppPot) -> None:
 
 
 def test_no_job_dir(apppot: AppPot) -> None:
-    done = apppot.sh("test ! -e /job && echo none; mount | grep -c hostfs", options=("--no-job-dir",))
+    done = apppot.sh(
+        "test ! -e /job && echo none; mount | grep -c hostfs", options=("--no-job-dir",)
+    )
     assert done.stdout == b"none\n0\n"
 
 
@@ -108,9 +108,7 @@ def test_users(apppot: AppPot) -> None:
 
 
 def test_a_user_becomes_root_by_sudo(apppot: AppPot) -> None:
-    done = apppot.sh(
-        "command -v sudo >/dev/null && sudo -n id -u", options=("--user", "1234:4321")
-    )
+    done = apppot.sh("command -v sudo >/dev/null && sudo -n id -u", options=("--user", "1234:4321"))
     assert (done.status, done.text) == (0, "0\n"), done
 
 

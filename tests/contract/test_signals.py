@@ -25,7 +25,7 @@ RELAYED = (
 OFFLINE = ("--network", "none")
 # Prints a word at its start, one for each signal that it catches, and ends with status 7.
 TRAPS = (
-    "for s in TERM INT HUP QUIT USR1 USR2; do trap \"echo got $s; exit 7\" $s; done;"
+    'for s in TERM INT HUP QUIT USR1 USR2; do trap "echo got $s; exit 7" $s; done;'
     " echo up; while :; do sleep 0.05; done"
 )
 DEAF = "trap '' TERM INT HUP; echo up; while :; do sleep 1; done"
@@ -153,9 +153,7 @@ def test_a_payload_that_keeps_its_time_limit(apppot: AppPot) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.15, 0.2, 0.3])
-def test_a_signal_during_the_start(
-    apppot: AppPot, number: signal.Signals, delay: float
-) -> None:
+def test_a_signal_during_the_start(apppot: AppPot, number: signal.Signals, delay: float) -> None:
     """Whatever the launcher was doing: it ends with the signal's status and leaves nothing."""
     with apppot.start(("sleep", "1000"), options=("--grace", "1")) as running:
         if number == signal.SIGINT:  # CPython tells of one during its own start by a traceback
@@ -193,7 +191,9 @@ def test_signals_and_stop_reach_an_exec_and_a_machine(apppot: AppPot) -> None:
 
 
 def test_the_whole_group_gets_the_signal(apppot: AppPot) -> None:
-    script = "sh -c 'trap \"echo child; exit\" USR1; echo up; while :; do sleep 0.05; done'; echo sh"
+    script = (
+        "sh -c 'trap \"echo child; exit\" USR1; echo up; while :; do sleep 0.05; done'; echo sh"
+    )
     with apppot.start(("sh", "-c", f"trap 'echo parent' USR1; {script}")) as running:
         running.expect(b"up\n")
         os.kill(running.pid, signal.SIGUSR1)

@@ -56,9 +56,7 @@ def test_256_megabytes_through_a_payload_with_stderr_between(apppot: AppPot) -> 
         assert process.stderr is not None
         sent: list[str] = []
         said: list[bytes] = []
-        feeder = threading.Thread(
-            target=lambda: sent.append(_feed(os.dup(stdin), b"256 MB", 256))
-        )
+        feeder = threading.Thread(target=lambda: sent.append(_feed(os.dup(stdin), b"256 MB", 256)))
         stdin = process.stdin.fileno()
         stderr = process.stderr
         listener = threading.Thread(target=lambda: said.append(stderr.read()))
@@ -276,13 +274,17 @@ def test_output_just_before_the_end_is_complete(apppot: AppPot) -> None:
 
 def test_non_blocking_flags_of_the_caller_stay_as_they_were(apppot: AppPot) -> None:
     reader, writer = os.pipe()
-    with open(reader, "rb") as source, open(writer, "wb") as sink:
-        with apppot.start(("sh", "-c", "echo up; cat >/dev/null"), stdin=source) as running:
-            running.expect(b"up\n")
-            assert os.get_blocking(reader)
-            assert os.get_blocking(running.process.stdout.fileno())  # type: ignore[union-attr]
-            sink.close()
-            assert running.wait().status == 0
+    command = ("sh", "-c", "echo up; cat >/dev/null")
+    with (
+        open(reader, "rb") as source,
+        open(writer, "wb") as sink,
+        apppot.start(command, stdin=source) as running,
+    ):
+        running.expect(b"up\n")
+        assert os.get_blocking(reader)
+        assert os.get_blocking(running.process.stdout.fileno())  # type: ignore[union-attr]
+        sink.close()
+        assert running.wait().status == 0
 
 
 def test_the_launcher_sleeps_while_the_payload_does(apppot: AppPot) -> None:

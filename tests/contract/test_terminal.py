@@ -71,7 +71,7 @@ def screen(apppot: AppPot, argv: Sequence[Word]) -> Iterator[Screen]:
         cwd=apppot.job,
         env={**apppot.environment, "TERM": "vt100"},
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  no threads
     )
     with stopping(process):
         try:

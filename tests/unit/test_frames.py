@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 
 import pytest
@@ -37,7 +38,7 @@ def test_any_split_gives_the_same_frames(
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     decoder = Decoder()
     found: list[Frame] = []
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         found += decoder.feed(data[start:end])
     assert _plain(found) == wanted
 
@@ -116,7 +117,9 @@ def test_a_specification_is_cut_and_its_last_piece_marked(size: int) -> None:
     assert b"".join(piece[8:] for piece in pieces) == data
     assert [flags for _, flags, _, _ in headers] == [0] * (len(pieces) - 1) + [1]
     assert all(kind == 65 and ident == 9 for kind, _, ident, _ in headers)
-    assert all(length == len(piece) - 8 for (_, _, _, length), piece in zip(headers, pieces, strict=True))
+    assert all(
+        length == len(piece) - 8 for (_, _, _, length), piece in zip(headers, pieces, strict=True)
+    )
 
 
 def test_too_large_a_specification() -> None:

@@ -17,9 +17,7 @@ from apppot.machine.uml import (
     kernel_arguments,
 )
 
-SPEC = MachineSpec(
-    hostname="node", layers=("/a", "/b"), cpus=1, host_cpus=(3,), memory=256 << 20
-)
+SPEC = MachineSpec(hostname="node", layers=("/a", "/b"), cpus=1, host_cpus=(3,), memory=256 << 20)
 GIVEN = Descriptors(channel=3, initrd=4, run=5, layers=(6, 7))
 
 

@@ -121,12 +121,7 @@ class Command:
         payload = frame.payload
         match frame.kind:
             case Kind.STDOUT | Kind.STDERR:
-                stream = _STDOUT if frame.kind is Kind.STDOUT else _STDERR
-                sink = self._sinks.get(stream)
-                if sink and payload:
-                    sink.feed(payload)
-                elif sink:
-                    sink.end(lambda: self.on_output_end(stream))
+                self._output(_STDOUT if frame.kind is Kind.STDOUT else _STDERR, payload)
             case Kind.GUEST_CREDIT:
                 _, amount = frames.parse_credit(payload)
                 if self._source:
@@ -144,6 +139,13 @@ class Command:
                 self._end(CommandResult(failure=found.text, failure_errno=found.errno))
             case _:
                 raise ProtocolError(f"the guest agent sent {frame.kind.name} for a command")
+
+    def _output(self, stream: int, data: bytes) -> None:
+        sink = self._sinks.get(stream)
+        if sink and data:
+            sink.feed(data)
+        elif sink:
+            sink.end(lambda: self.on_output_end(stream))
 
     def _end(self, result: CommandResult) -> None:
         self.state = State.ENDED

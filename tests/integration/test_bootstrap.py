@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apppot.errors import AppPotError
+from apppot import kit
+from apppot.errors import AppPotError, KitError
 from apppot.image import debsources, erofs
+from apppot.machine.probes import Mode, uml_mode
 from tests.unit.erofs_reader import Reader
 
 if TYPE_CHECKING:
@@ -74,6 +76,27 @@ def bootstrap(home: Path, name: str, *options: str, prefix: tuple[str, ...] = ()
     return done.stdout.split()[1]
 
 
+@pytest.fixture
+def machine(home: Path) -> str:
+    """The address of a kit, with which user 4242's machines can boot."""
+    try:
+        found = kit.find()
+    except KitError as error:
+        pytest.skip(f"machines need a kit: {error}")
+    if uml_mode(found).mode is Mode.NONE:
+        pytest.skip("User-Mode Linux does not boot here")
+    return found.path
+
+
+def as_root(home: Path, *options: str) -> str:
+    """Bootstrap as root, with its own store; return the image's digest."""
+    argv = [sys.executable, "-m", "apppot", "bootstrap", *options, "--mode=root"]
+    env = {**environment(home), "APPPOT_STORE": str(home / "root-store")}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[1]
+
+
 def environment(home: Path) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
@@ -128,13 +151,23 @@ def test_the_same_again_and_with_another_umask(home: Path, digest: str) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 def test_root_gets_the_same(home: Path, digest: str) -> None:
-    argv = [sys.executable, "-m", "apppot", "bootstrap", f"debian:{SUITE}", "--name=root"]
-    env = {**environment(home), "APPPOT_STORE": str(home / "root-store")}
-    done = subprocess.run(
-        [*argv, f"--include={INCLUDE}", "--mode=root"], env=env, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.stdout.split()[1:] == [digest], done.stderr
+    assert as_root(home, f"debian:{SUITE}", "--name=root", f"--include={INCLUDE}") == digest
+
+
+def test_a_machine_gives_the_same(home: Path, digest: str, machine: str) -> None:
+    prefix = ("env", f"APPPOT_KIT={machine}")
+    assert bootstrap(home, "machine", "--mode=machine", prefix=prefix) == digest
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to compare with")
+def test_another_release_is_installed_in_a_machine(home: Path, machine: str) -> None:
+    other = "trixie" if SUITE == "bookworm" else "bookworm"
+    user = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups")
+    argv = [*user, sys.executable, "-m", "apppot", "bootstrap", f"debian:{other}"]
+    env = {**environment(home), "APPPOT_KIT": machine}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1] == as_root(home, f"debian:{other}")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give subordinate ids for a while")

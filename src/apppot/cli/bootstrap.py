@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--mode",
         default="",
-        choices=("root", "unshare", "fakechroot"),
+        choices=("root", "unshare", "fakechroot", "machine"),
         help="how to do without root (default: the first that works)",
     )
     add(

@@ -13,8 +13,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from apppot import paths, process
 from apppot.errors import ImageError, UsageError
-from apppot.image import debsources, erofs, mmdebstrap, reference, writer
+from apppot.image import debsources, erofs, inside, mmdebstrap, reference, writer
 from apppot.image.erofs import Compression
+from apppot.image.mmdebstrap import Mode
 from apppot.image.store import Store, stores
 from apppot.image.workplace import workplace
 
@@ -75,16 +76,25 @@ def bootstrap(request: Request, step: Callable[[str], None] = lambda _: None) ->
     check_store(store, name, replace=request.replace)
     erofs.mkfs_program()
     step("looking for a way to install without root")
-    mode, folder, mounts = mmdebstrap.choose(request.mode)
+    mode, folder, mounts = mmdebstrap.choose(
+        request.mode,
+        foreign=(distribution, suite) != inside.host_release(),
+        machine=lambda: inside.problem(DISTRIBUTIONS),
+    )
+    base = (inside.find_base() or _make_base(request, step)) if mode is Mode.MACHINE else ""
     step("asking the mirror")
     releases = find_releases(request, distribution, suite)
     plan = make_plan(request, distribution, releases, mode, mounts=mounts)
     epoch = source_date(releases)
     log = os.path.join(paths.cache_dir(), "log", f"bootstrap-{distribution}-{suite}.log")
     with workplace(folder) as (place, lock), tempfile.TemporaryFile(dir=place) as archive:
-        mmdebstrap.run(
-            plan, epoch=epoch, folder=place, lock=lock, archive=archive, log=log, step=step
-        )
+        if base:
+            step("starting a machine to install in")
+            inside.run(plan, base, epoch=epoch, archive=archive, log=log, step=step)
+        else:
+            mmdebstrap.run(
+                plan, epoch=epoch, folder=place, lock=lock, archive=archive, log=log, step=step
+            )
         step("making the layer")
         system = describe(archive)
         words = ["apppot", "bootstrap", request.source, f"--variant={plan.variant}"]
@@ -105,6 +115,25 @@ def bootstrap(request: Request, step: Callable[[str], None] = lambda _: None) ->
     os.unlink(log)
     notes = _notes(distribution, suite, releases)
     return Made(name, digest, layer.size, time.monotonic() - begin, notes)
+
+
+def _make_base(request: Request, step: Callable[[str], None]) -> str:
+    """Make an image like the host, which has mmdebstrap, and return its digest."""
+    distribution, suite = inside.host_release()
+    mirror = request.mirror
+    if distribution != request.source.partition(":")[0]:  # that mirror has the other's packages
+        own = debsources.plan(distribution, suite, "", debsources.host_targets())
+        mirror = own[0].uri if own else ""
+    base = Request(
+        f"{distribution}:{suite}",
+        name=f"{inside.BASE}:{suite}",
+        include=inside.BASE_PACKAGES,
+        bare=True,
+        mirror=mirror,
+        mode=Mode.FAKECHROOT,
+        replace=True,  # another bootstrap may be making it as well
+    )
+    return bootstrap(base, lambda what: step(f"a first {suite}, to install in: {what}")).digest
 
 
 def names(request: Request) -> tuple[str, str, str]:
@@ -153,7 +182,7 @@ def make_plan(
     request: Request,
     distribution: str,
     releases: Sequence[Release],
-    mode: mmdebstrap.Mode,
+    mode: Mode,
     *,
     mounts: bool = True,
 ) -> mmdebstrap.Plan:

@@ -23,8 +23,8 @@ GRACE = 30.0
 _STEP = re.compile(r"I: (.+?)\.\.\.$")
 _KEYS = "the keys of this distribution are missing: install its archive keyring, or use --keyring"
 _LIBC = (
-    "fakechroot cannot install a release whose C library is not this computer's: get subordinate"
-    " ids (package uidmap, /etc/subuid, /etc/subgid), or bootstrap where that release runs"
+    "fakechroot cannot install a release whose C library is not this computer's: use --mode"
+    " machine, or get subordinate ids (package uidmap, /etc/subuid, /etc/subgid)"
 )
 _HINTS = {
     "No space left on device": "the disk is full: set APPPOT_TMPDIR to a folder on a bigger disk",
@@ -47,6 +47,7 @@ class Mode(StrEnum):
     ROOT = "root"
     UNSHARE = "unshare"
     FAKECHROOT = "fakechroot"
+    MACHINE = "machine"  # as root, in a machine of our own: see inside.py
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def arguments(plan: Plan) -> list[str]:
     argv = [
         "mmdebstrap",
         "--verbose",
-        f"--mode={plan.mode}",
+        f"--mode={Mode.ROOT if plan.mode is Mode.MACHINE else plan.mode}",
         f"--variant={plan.variant}",
         "--format=tar",
     ]
@@ -115,45 +116,84 @@ def temporary_folder() -> str:
     return paths.scratch_dir()
 
 
-def choose(wanted: str = "") -> tuple[Mode, str, bool]:
+def choose(
+    wanted: str = "",
+    *,
+    foreign: bool = False,
+    machine: Callable[[], str] = lambda: "no machines",
+) -> tuple[Mode, str, bool]:
     """Return mode, temporary folder, and whether it can mount; each candidate is tried.
 
-    With `wanted` only that mode is. Raises AppPotError with what was wrong with each.
+    With `wanted` only that mode is. `machine` tells why a machine cannot be used; a `foreign`
+    release, which is not the host's own, has it tried before fakechroot, which is faster but
+    needs the host's C library. Raises AppPotError with what was wrong with each.
     """
-    process.find_program("mmdebstrap", hint="install the package mmdebstrap")
-    problems = []
-    folder = temporary_folder()
-    if os.geteuid() == 0 and wanted in ("", Mode.ROOT):
-        problem = _try_root(folder)
+    problems: list[str] = []
+    for mode in _order(wanted, foreign=foreign):
+        problem = machine() if mode is Mode.MACHINE else _missing()
+        folder, mounts = temporary_folder(), True
+        if problem or mode is Mode.MACHINE:
+            pass
+        elif mode is Mode.ROOT:
+            problem = _try_root(folder)
+            mounts = _works(["unshare", "--mount", "true"], folder) == ""
+        elif mode is Mode.UNSHARE:
+            folder, problem = _find_unshare(folder)
+        else:
+            problem = _works(["fakechroot", "fakeroot", "true"], folder)
         if not problem:
-            return Mode.ROOT, folder, _works(["unshare", "--mount", "true"], folder) == ""
-        problems.append(f"root: {problem}")
-    elif wanted == Mode.ROOT:
-        problems.append("root: you are not root")
-    if wanted in ("", Mode.UNSHARE):
-        for candidate in dict.fromkeys((folder, "/var/tmp", "/tmp")):  # noqa: S108
-            problem = _try_unshare(candidate)
-            if not problem:
-                return Mode.UNSHARE, candidate, True
-            problems.append(f"unshare: {problem}")
-            if "TMPDIR" not in problem:
-                break
-    if wanted in ("", Mode.FAKECHROOT):
-        problem = _works(["fakechroot", "fakeroot", "true"], folder)
-        if not problem:
-            return Mode.FAKECHROOT, folder, True
-        problems.append(f"fakechroot: {problem}")
+            return mode, folder, mounts
+        problems.append(f"{mode}: {problem}")
     raise AppPotError(
         "there is no way to install a system without root here: " + "; ".join(problems),
-        hint="install the packages fakechroot and fakeroot, or let the administrator allow user"
-        " namespaces and give you subordinate ids (package uidmap, /etc/subuid, /etc/subgid)",
+        hint=_hint(),
     )
+
+
+def _order(wanted: str, *, foreign: bool) -> tuple[Mode, ...]:
+    """Return the modes to try: the fastest first, and last what will hardly work."""
+    if wanted:
+        return (Mode(wanted),)
+    root = (Mode.ROOT,) if os.geteuid() == 0 else ()
+    if foreign:
+        return (*root, Mode.UNSHARE, Mode.MACHINE, Mode.FAKECHROOT)
+    return (*root, Mode.UNSHARE, Mode.FAKECHROOT, Mode.MACHINE)
+
+
+def _missing() -> str:
+    """Return what is wrong if mmdebstrap is not installed, or ''."""
+    try:
+        process.find_program("mmdebstrap")
+    except AppPotError as error:
+        return error.message
+    return ""
+
+
+def _hint() -> str:
+    """Return what can be done if no mode works."""
+    if _missing():
+        return "install the package mmdebstrap"
+    return (
+        "install the packages fakechroot and fakeroot, or let the administrator allow user"
+        " namespaces and give you subordinate ids (package uidmap, /etc/subuid, /etc/subgid)"
+    )
+
+
+def _find_unshare(folder: str) -> tuple[str, str]:
+    """Return a folder that other users can enter, and what is wrong with user namespaces, or ''."""
+    for candidate in dict.fromkeys((folder, "/var/tmp", "/tmp")):  # noqa: S108
+        problem = _try_unshare(candidate)
+        if "TMPDIR" not in problem:
+            return candidate, problem
+    return folder, problem
 
 
 def _try_root(folder: str) -> str:
     """Return why this user, who is called root, is not: '' if files can be given away."""
     import tempfile
 
+    if os.geteuid() != 0:
+        return "you are not root"
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         try:
             os.chown(file.name, 65534, 65534)
@@ -220,17 +260,22 @@ def run(
             os.close(end)
         with open(reader, "rb") as output:
             try:
-                for line in output:
-                    record.write(line)
-                    found = _STEP.match(line.decode("utf-8", "replace").rstrip())
-                    if found:
-                        step(found[1])
+                follow(output, record, step)
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             except BaseException:
                 _stop(pid, output.fileno())
                 raise
     if code != 0:
-        raise _failure(code, log)
+        raise failure(code, log)
+
+
+def follow(output: IO[bytes], record: IO[bytes], step: Callable[[str], None]) -> None:
+    """Copy mmdebstrap's output to the log, and tell each of its steps."""
+    for line in output:
+        record.write(line)
+        found = _STEP.match(line.decode("utf-8", "replace").rstrip())
+        if found:
+            step(found[1])
 
 
 @contextmanager
@@ -274,7 +319,7 @@ def _stop(pid: int, output: int) -> None:
             signal.signal(number, handler)
 
 
-def _failure(code: int, log: str) -> ImageError:
+def failure(code: int, log: str) -> ImageError:
     """Return the error for a mmdebstrap that failed, with its log's last lines."""
     with open(log, encoding="utf-8", errors="replace") as file:
         lines = [line.rstrip() for line in file if line.strip()]

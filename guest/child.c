@@ -92,6 +92,15 @@ static bool set_ids(uid_t uid, gid_t gid, const gid_t *groups, size_t count)
            syscall(SYS_setuid, uid) == 0;
 }
 
+/* So that a program can open /dev/stderr by its name, as where its user's shell made the pipe.
+ * Where it fails only that is lost. A terminal has its owner already. */
+static void give_streams(const struct command_spec *spec, uid_t uid, gid_t gid)
+{
+    for (int i = 0; i < 3 && !spec->terminal; i++)
+        if (fchown(i, uid, gid) != 0)
+            return;
+}
+
 static void set_default(struct child *child, const char *name, const char *value)
 {
     char **at = child->environment;
@@ -111,6 +120,7 @@ static void become_account(struct child *child)
     const char *wanted = child->spec->user;
     if (!account_find(wanted, &account))
         give_up(child, ENOENT, "user", wanted);
+    give_streams(spec, account.uid, account.gid);
     if (!set_ids(account.uid, account.gid, account.groups, account.group_count))
         give_up(child, errno, "user", wanted);
     set_default(child, "HOME", account.home[0] != 0 ? account.home : "/");
@@ -130,6 +140,7 @@ static void become_user(struct child *child)
         return;
     char number[16];
     snprintf(number, sizeof number, "%u", spec->uid);
+    give_streams(spec, spec->uid, spec->gid);
     if (!set_ids(spec->uid, spec->gid, child->groups, spec->group_count))
         give_up(child, errno, "user", number);
 }

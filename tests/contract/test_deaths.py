@@ -67,7 +67,7 @@ def test_fifty_kills_leave_nothing(apppot: AppPot) -> None:
         victim = (_launcher, _kernel, _helper)[seed % 3]
         status = _kill_at_random(apppot, victim, seed)
         if victim is _kernel:
-            assert status in (125, 143), seed
+            assert status in (125, 143, -signal.SIGTERM), seed  # TERM: it had not begun
         _gone(apppot)
     # Only killed launchers may leave a folder, and the last prune takes it.
     prune = apppot.call(apppot.verb("prune"))

@@ -77,6 +77,13 @@ def test_streams_are_separate_and_binary_safe(apppot: AppPot) -> None:
     assert (done.status, done.stdout, done.stderr) == (0, NOISE, NOISE)
 
 
+@pytest.mark.parametrize("user", ["1234:4321", "daemon", "root"])
+def test_streams_can_be_opened_by_their_names(apppot: AppPot, user: str) -> None:
+    script = "echo out >/dev/stdout; echo err >/dev/stderr; cat /dev/stdin"
+    done = apppot.sh(script, options=("--user", user), stdin=b"in\n")
+    assert (done.status, done.stdout, done.stderr) == (0, b"out\nin\n", b"err\n")
+
+
 def test_verbose_does_not_touch_standard_output(apppot: AppPot) -> None:
     done = apppot.sh("echo out; echo err >&2; dmesg >/dev/null", options=("-v",))
     assert done.stdout == b"out\n"

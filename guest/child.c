@@ -120,7 +120,7 @@ static void become_account(struct child *child)
     const char *wanted = child->spec->user;
     if (!account_find(wanted, &account))
         give_up(child, ENOENT, "user", wanted);
-    give_streams(spec, account.uid, account.gid);
+    give_streams(child->spec, account.uid, account.gid);
     if (!set_ids(account.uid, account.gid, account.groups, account.group_count))
         give_up(child, errno, "user", wanted);
     set_default(child, "HOME", account.home[0] != 0 ? account.home : "/");

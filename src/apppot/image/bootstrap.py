@@ -8,6 +8,7 @@ import re
 import tarfile
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
@@ -112,7 +113,8 @@ def bootstrap(request: Request, step: Callable[[str], None] = lambda _: None) ->
             )
     if request.replace:
         store.clean()
-    os.unlink(log)
+    with suppress(FileNotFoundError):  # another bootstrap of the suite has used it as well
+        os.unlink(log)
     notes = _notes(distribution, suite, releases)
     return Made(name, digest, layer.size, time.monotonic() - begin, notes)
 

@@ -64,8 +64,10 @@ def apppot(engine: Engine) -> Iterator[AppPot]:
     """Give the command line with folders of its own; nothing may be left in them."""
     made = _make(engine)
     yield made
-    made.assert_clean()
-    shutil.rmtree(made.folder)
+    try:
+        made.assert_clean()
+    finally:
+        shutil.rmtree(made.folder)
 
 
 @pytest.fixture(scope="module")
@@ -73,5 +75,7 @@ def shared_apppot(engine: Engine) -> Iterator[AppPot]:
     """Give one set of folders to all tests of a module."""
     made = _make(engine)
     yield made
-    made.assert_clean()
-    shutil.rmtree(made.folder)
+    try:
+        made.assert_clean()
+    finally:
+        shutil.rmtree(made.folder)

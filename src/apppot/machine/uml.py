@@ -88,6 +88,7 @@ def confine_arguments(
         "--rw-fd", str(given.run),
         "--ro-fd", str(given.initrd),
         "--ro", "/proc",
+        "--rw", os.devnull,
     ]
     # fmt: on
     for descriptor in given.layers:

@@ -181,6 +181,12 @@ def machine_spec(
         memory = limits.auto_memory(limit)
         if request.verbose:
             warn(f"memory {limits.show_size(memory)}, from {limit.source}")
+    mode = _mode(request, warn)
+    if mode is UmlMode.PTRACE and request.cpus > 1:
+        raise UsageError(
+            f"--cpus {request.cpus}: several virtual CPUs need the seccomp mode of User-Mode Linux",
+            hint="leave --uml-mode out, or see with 'apppot doctor' why seccomp does not work here",
+        )
     guest_user = None
     if who.uid and not who.image_name:
         guest_user = GuestUser(who.uid, who.gid, who.name, who.home)
@@ -190,7 +196,7 @@ def machine_spec(
         cpus=request.cpus,
         host_cpus=placement.choose(allowed, request.cpus),
         memory=memory,
-        mode=_mode(request, warn),
+        mode=mode,
         scratch=request.scratch,
         shares=shares(request),
         network=request.network,

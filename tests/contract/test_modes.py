@@ -44,3 +44,10 @@ def test_a_second_command_has_the_same_umask(apppot: AppPot) -> None:
             assert running.exec("sh", "-c", "umask").text == "0027\n"
     finally:
         os.umask(before)
+
+
+def test_several_cpus_are_refused_where_the_kernel_has_but_one(apppot: AppPot) -> None:
+    done = apppot.sh("true", options=("--uml-mode", "ptrace", "--cpus", "2"))
+    assert done.status == 125
+    assert "--cpus 2" in done.complaint
+    assert "seccomp" in done.complaint

@@ -107,7 +107,7 @@ def test_other_verbs_tell_what_is_wrong(apppot: AppPot, words: list[str]) -> Non
 
 
 @pytest.mark.parametrize("name", ["APPPOT_STORE", "APPPOT_KIT", "APPPOT_RUNTIME_DIR"])
-@pytest.mark.parametrize("value", ["/no/such/folder", "/dev/null", "/etc/passwd/x"])
+@pytest.mark.parametrize("value", ["/proc/no/such/folder", "/dev/null", "/etc/passwd/x"])
 def test_a_folder_of_ours_that_cannot_be_used(apppot: AppPot, name: str, value: str) -> None:
     """Another runtime folder is found; without store or kit there is no run."""
     done = apppot.having(**{name: value}).sh("echo no")

@@ -256,15 +256,15 @@ def run(request: RunRequest, warn: Callable[[str], None]) -> Finished:
     from apppot.machine.uml import UmlEngine
 
     began = time.time()
-    who = identity(request.user or "")
-    image = store.resolve(request.image)
-    spec = machine_spec(request, image, who, warn)
-    command = command_spec(request, image, who, os.environ)
-    rundir.sweep()
-    engine = UmlEngine()
     with contextlib.ExitStack() as stack:
         process.hold_signals()  # until the driver's loop can act on them
         stack.callback(process.release_signals)
+        who = identity(request.user or "")
+        image = store.resolve(request.image)
+        spec = machine_spec(request, image, who, warn)
+        command = command_spec(request, image, who, os.environ)
+        rundir.sweep()
+        engine = UmlEngine()
         folder = stack.enter_context(RunDir.make())
         machine = engine.start(spec, folder, stack)
         # What follows is loaded while the kernel boots, and so costs no time.

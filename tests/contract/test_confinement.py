@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,7 +58,9 @@ ESCAPES = {
 
 @pytest.mark.parametrize("way", ESCAPES)
 def test_root_in_the_guest_does_not_reach_the_host(apppot: AppPot, secret: str, way: str) -> None:
-    script = ESCAPES[way].format(secret=secret, folder=apppot.folder, word=SECRET[:9] + "[s]")
+    script = ESCAPES[way].format(
+        secret=shlex.quote(secret), folder=shlex.quote(apppot.folder), word=SECRET[:9] + "[s]"
+    )
     done = apppot.sh(f"{script}; echo tried", options=("--root",))
     assert done.status == 0, done
     assert done.stdout.endswith(b"tried\n")

@@ -56,8 +56,8 @@ def test_256_megabytes_through_a_payload_with_stderr_between(apppot: AppPot) -> 
         assert process.stderr is not None
         sent: list[str] = []
         said: list[bytes] = []
-        feeder = threading.Thread(target=lambda: sent.append(_feed(os.dup(stdin), b"256 MB", 256)))
-        stdin = process.stdin.fileno()
+        stdin = os.dup(process.stdin.fileno())
+        feeder = threading.Thread(target=lambda: sent.append(_feed(stdin, b"256 MB", 256)))
         stderr = process.stderr
         listener = threading.Thread(target=lambda: said.append(stderr.read()))
         feeder.start()

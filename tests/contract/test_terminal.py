@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 class Screen:
     """A terminal, and a process in its foreground."""
 
-    def __init__(self, process: subprocess.Popen[bytes], master: int, slave: int) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], master: int, slave: int, before: list[Any]
+    ) -> None:
         self.process = process
         self.master = master
         self.slave = slave
         self.seen = b""
+        self.before = before
 
     def expect(self, text: bytes, timeout: float = PATIENCE) -> bytes:
         self.seen = read_until(self.master, text, self.seen, timeout)
@@ -63,6 +66,7 @@ class Screen:
 def screen(apppot: AppPot, argv: Sequence[Word]) -> Iterator[Screen]:
     master, slave = pty.openpty()
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
+    before = termios.tcgetattr(slave)
     process = subprocess.Popen(
         list(argv),
         stdin=slave,
@@ -75,7 +79,7 @@ def screen(apppot: AppPot, argv: Sequence[Word]) -> Iterator[Screen]:
     )
     with stopping(process):
         try:
-            yield Screen(process, master, slave)
+            yield Screen(process, master, slave, before)
         finally:
             os.close(master)
             os.close(slave)
@@ -137,21 +141,29 @@ def test_control_d_is_the_end_of_input(apppot: AppPot) -> None:
         assert shown.wait() == 0
 
 
+# A job that tells whether it has the terminal: its process group (5) is the terminal's (8).
+JOB = (
+    b'sh -c \'echo wai""ting; was=front; while :; do set -- $(cat /proc/$$/stat);'
+    b' now=behind; [ $5 = $8 ] && now=front; [ $now$was != behindfront ] || echo be""hind;'
+    b' [ $now$was != frontbehind ] || echo in fr""ont; was=$now; sleep 0.05; done\'\r'
+)
+
+
 def test_job_control_in_the_shell(apppot: AppPot) -> None:
     argv = apppot.verb("shell", *apppot.engine.options, "--network", "none", apppot.image)
     with screen(apppot, argv) as shown:
         shown.type(b"PS1='ready> '; echo st''arted\r")
         shown.expect(b"started\r\n")
-        shown.type(b"sh -c 'echo wai''ting; exec sleep 1000'\r")
+        shown.type(JOB)
         shown.expect(b"waiting\r\n")
         shown.type(b"\x1a")
         shown.expect(b"Stopped")
         shown.type(b"jobs -l | wc -l; echo jo''bs\r")
         shown.expect(b"jobs\r\n")
         shown.type(b"bg; echo backgr''ound\r")
-        shown.expect(b"background\r\n")
+        shown.expect(b"behind\r\n")
         shown.type(b"fg\r")
-        shown.expect(b"sleep 1000")
+        shown.expect(b"in front\r\n")
         shown.type(b"\x03")
         shown.type(b"echo status:$?; exit 6\r")
         shown.expect(b"status:130\r\n")
@@ -163,7 +175,7 @@ def test_the_callers_terminal_is_restored(apppot: AppPot, ending: str) -> None:
     options = ("--time-limit", "2") if ending == "limit" else ()
     script = "echo up; read line; exit 3" if ending == "normal" else "echo up; exec sleep 1000"
     with on_terminal(apppot, script, *options) as shown:
-        before = shown.settings()
+        before = shown.before
         shown.expect(b"up\r\n")
         assert shown.settings() != before  # raw: every key goes to the guest
         if ending == "normal":
@@ -185,7 +197,7 @@ def _children(pid: int) -> list[int]:
 
 def test_suspended_by_a_signal_the_terminal_is_the_callers_again(apppot: AppPot) -> None:
     with on_terminal(apppot, "trap 'echo back' CONT; echo up; while :; do sleep 0.05; done") as up:
-        before = up.settings()
+        before = up.before
         up.expect(b"up\r\n")
         raw = up.settings()
         up.process.send_signal(signal.SIGTSTP)
@@ -213,7 +225,7 @@ def test_exec_on_a_terminal(apppot: AppPot) -> None:
             "exec", "-t", machine.ident, "--", "sh", "-c", f"{script} sleep 0.05; done"
         )
         with screen(apppot, argv) as shown:
-            before = shown.settings()
+            before = shown.before
             shown.expect(b"33 101\r\nvt100\r\nup\r\n")
             shown.resize(20, 40)
             shown.expect(b"20 40\r\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
 import tempfile
@@ -13,10 +12,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apppot import paths, process
+from apppot import process
 from apppot.errors import AppPotError
+from apppot.machine.rundir import RunDir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from apppot.kit import Kit
     from apppot.machine.probes.mode import Mode
 
@@ -59,8 +61,7 @@ def boot(kit: Kit, mode: Mode, *, deadline: float = DEADLINE) -> Boot:
     """Boot in `mode` and power off again; nothing is left behind."""
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
-        folder = tempfile.mkdtemp(prefix="probe-", dir=_parent())
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = stack.enter_context(_folder())
         ours, theirs = socket.socketpair()
         stack.enter_context(ours)
         console = stack.enter_context(open(os.path.join(folder, "console"), "w+b"))
@@ -89,11 +90,17 @@ def boot(kit: Kit, mode: Mode, *, deadline: float = DEADLINE) -> Boot:
     return Boot(mode, ok, seconds, why, timed_out, "" if ok else text[-4096:])
 
 
-def _parent() -> str | None:
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """Make a folder that the next run removes if this one is killed."""
     try:
-        return paths.runtime_dir()
+        run = RunDir.make()
     except AppPotError:
-        return None  # the system's folder for temporary files
+        with tempfile.TemporaryDirectory(prefix="apppot-probe-") as path:
+            yield path
+        return
+    with run:
+        yield run.path
 
 
 def _says_hello(channel: socket.socket, end: float) -> bool:

@@ -260,14 +260,15 @@ void command_finish(struct command *command)
     release(command);
 }
 
-/* Whether a process catches, ignores or blocks TSTP. */
+/* Whether a process catches or ignores TSTP. What it blocks says nothing: a shell blocks every signal
+ * for the moment of a fork. */
 static bool has_own_stop(pid_t pid)
 {
     char path[32], text[4096];
     snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
     read_small_file(path, text, sizeof text);
     unsigned long long own = 0;
-    static const char *const masks[] = {"SigBlk:", "SigIgn:", "SigCgt:"};
+    static const char *const masks[] = {"SigIgn:", "SigCgt:"};
     for (size_t i = 0; i < sizeof masks / sizeof masks[0]; i++) {
         const char *found = strstr(text, masks[i]);
         if (found != NULL)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from apppot.drive import SAME_REQUEST
 from tests.contract.harness import report_of, until
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def test_a_second_term_powers_the_machine_off(apppot: AppPot) -> None:
     with apppot.start(("sh", "-c", DEAF), options=options) as running:
         running.expect(b"up\n")
         running.process.send_signal(signal.SIGTERM)
-        time.sleep(1.0)
+        time.sleep(SAME_REQUEST + 0.5)  # else both are one request, see decision 005
         assert running.process.poll() is None
         running.process.send_signal(signal.SIGTERM)
         done = running.wait(timeout=20)

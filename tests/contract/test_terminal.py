@@ -124,7 +124,8 @@ def test_resize(apppot: AppPot) -> None:
 
 
 def test_control_c_is_an_interrupt_of_the_payload_alone(apppot: AppPot) -> None:
-    script = "trap 'echo interrupted' INT; echo up; sleep 1000; echo after:$?; exit 5"
+    # `up` comes from what is to be interrupted: before its fork the shell alone would be.
+    script = "trap 'echo interrupted' INT; sh -c 'echo up; exec sleep 1000'; echo after:$?; exit 5"
     with on_terminal(apppot, script) as shown:
         shown.expect(b"up\r\n")
         shown.type(b"\x03")

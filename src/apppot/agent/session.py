@@ -176,9 +176,9 @@ class Command:
 class Session:
     """The conversation with one machine's agent.
 
-    The callbacks are called from the loop: `on_ready` when the machine is as asked,
-    `on_lost` when the channel broke, `on_failed` when the agent gave up, `on_bye` after the last
-    frame, `on_notice` with texts for the curious.
+    The callbacks are called from the loop: `on_hello` when the agent speaks, `on_ready` when the
+    machine is as asked, `on_end` after BYE, FAILED or a broken channel, `on_notice` with texts for
+    the curious.
     """
 
     def __init__(self, loop: Loop, channel: int) -> None:

@@ -13,12 +13,10 @@ from apppot.errors import MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine import network, scratch
 from apppot.machine.engine import Engine, Machine
-from apppot.machine.limits import show_size
 from apppot.machine.model import MachineSpec, Network, Share, UmlMode
 from apppot.machine.rundir import CONSOLE, RunDir
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from contextlib import ExitStack
 
 # Any value spares the kernel 40 ms of calibration; delays by counting loops are not used by the
@@ -268,13 +266,3 @@ def _open_share(hand: _Hand, share: Share) -> int:
 
 def _with_network(given: Descriptors, number: int) -> Descriptors:
     return replace(given, network=number)
-
-
-def describe(spec: MachineSpec) -> Mapping[str, str]:
-    """Return the machine's main figures for people."""
-    return {
-        "engine": f"uml ({spec.mode})",
-        "CPUs": f"{spec.cpus} on host CPUs {','.join(map(str, spec.host_cpus))}",
-        "memory": show_size(spec.memory),
-        "network": str(spec.network),
-    }

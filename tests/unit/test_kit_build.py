@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from apppot import paths
+from apppot.cli import kit as cli
+from apppot.cli.parser import parse
 from apppot.errors import KitError, UsageError
 from apppot.kit import apt, build, folders, job, manifest, sources, tools, verify
 from apppot.kit.debian import Candidate
@@ -300,6 +302,23 @@ def test_changed_sources_and_damaged_caches_are_built_again(small: Small, tmp_pa
     assert small.runs[3:] == ["one", "two"]
     build.build(build.BuildOptions(small.out, cached=False), QUIET)
     assert small.runs[5:] == ["one", "two"]
+
+
+def test_a_kit_from_older_recipes_is_whole_but_not_current(small: Small) -> None:
+    _, verify_current = parse(["kit", "verify", "--current", small.out])
+
+    build.build(build.BuildOptions(small.out), QUIET)
+    assert cli.main(verify_current) == 0
+    (small.base / "guest" / "a.c").write_text("int b;")
+    with pytest.raises(KitError, match="recipes"):
+        cli.main(verify_current)
+    build.build(build.BuildOptions(small.out), QUIET)
+    assert cli.main(verify_current) == 0
+    (small.base / "kit" / "two").mkdir()
+    (small.base / "kit" / "two" / "0001-new.patch").write_text("--- a\n+++ b\n")
+    with pytest.raises(KitError, match="recipes"):
+        cli.main(verify_current)
+    assert verify.check(small.out)
 
 
 def test_only_one_component_is_built_and_the_others_are_kept(small: Small) -> None:

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from apppot import kit
-from apppot.errors import ExitStatus
+from apppot.errors import ExitStatus, KitError
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="say what is in the kit")
     show.add_argument("--json", action="store_true", help="print kit.json")
     verify = actions.add_parser("verify", help="hash every file of the kit")
+    verify.add_argument(
+        "--current",
+        action="store_true",
+        help="fail, too, if it was made from other recipes or patches than this AppPot's",
+    )
     for action in (show, verify):
         action.add_argument("folder", nargs="?", help="the kit (default: the one that runs use)")
     actions.add_parser("path", help="print the kit's folder")
@@ -101,10 +106,15 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from apppot.kit import verify
+    from apppot.kit import folders, verify
 
     folder = _folder(options)
     found = verify.check(folder)
+    if options.current and found.recipes != folders.recipes_digest():
+        raise KitError(
+            f"the kit in {folder} was not made from this AppPot's recipes",
+            hint="make a new one with 'apppot kit build'",
+        )
     print(f"{folder}: {len(found.files)} files, {found.size / 1e6:.1f} MB, all as they were built")
     print(f"digest: sha256:{found.digest}")
     return ExitStatus.OK

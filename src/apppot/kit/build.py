@@ -58,7 +58,8 @@ def build(options: BuildOptions, progress: Progress) -> str:
         with _workspace() as workspace:
             builder = Builder(versions, workspace, options, progress)
             results = builder.results(names)
-            merged = _merge(results, output if options.only else "")
+            merged = _merge(results, output) if options.only else _merge(results)
+            merged = replace(merged, recipes="" if options.only else folders.recipes_digest())
             with folders.replacing(output) as aside:
                 _assemble(merged, results, output, aside)
     finally:
@@ -231,7 +232,7 @@ class Builder:
         )
 
 
-def _merge(results: list[str], previous: str) -> Manifest:
+def _merge(results: list[str], previous: str = "") -> Manifest:
     """Return the manifest of the whole kit: of `previous`, if given, with the results' on top."""
     parts = [manifests.load(place) for place in results]
     if previous and os.path.exists(os.path.join(previous, MANIFEST)):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
+import json
 import os
 import shutil
 import struct
 from typing import TYPE_CHECKING
 
+from apppot import paths
 from apppot.errors import KitError
 from apppot.kit import MANIFEST
 from apppot.kit.manifest import File, Source
@@ -39,6 +42,18 @@ def digests(folder: str, only: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     """Return names and SHA-256 digests of the files below `folder`, or of those in `only`."""
     names = only or [name for name in files(folder) if not name.endswith((".pyc", ".pyo"))]
     return [(name, sha256_of(os.path.join(folder, name))) for name in names]
+
+
+def recipes_digest() -> str:
+    """Return the digest of all that this AppPot brings to the building of a kit."""
+    base, code = paths.recipes_dir(), os.path.dirname(__file__)
+    parts = (
+        digests(os.path.join(base, "kit")),
+        [(each.file, each.sha256) for each in own_sources(os.path.join(base, "guest"))],
+        digests(code, ("job.py", "cpio.py")),
+        digests(os.path.join(code, "recipes")),
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def own_sources(guest: str) -> tuple[Source, ...]:

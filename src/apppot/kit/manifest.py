@@ -72,6 +72,7 @@ class Manifest:
     toolchain: dict[str, str] = field(default_factory=dict)
     architecture: str = ARCHITECTURE
     apppot: str = ""
+    recipes: str = ""  # digest of what AppPot had to build from, '' for parts from several
 
     @property
     def digest(self) -> str:
@@ -148,6 +149,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         toolchain={_text(name): _text(value) for name, value in content["toolchain"].items()},
         architecture=content["architecture"],
         apppot=_text(content["apppot"]),
+        recipes=_text(content.get("recipes", "")),
     )
 
 

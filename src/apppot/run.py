@@ -259,7 +259,7 @@ def run(request: RunRequest, warn: Callable[[str], None]) -> Finished:
     with contextlib.ExitStack() as stack:
         process.hold_signals()  # until the driver's loop can act on them
         stack.callback(process.release_signals)
-        who = identity(request.user or "")
+        who = identity(request.user)
         image = store.resolve(request.image)
         spec = machine_spec(request, image, who, warn)
         command = command_spec(request, image, who, os.environ)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from apppot.cli.options import _setting
+from apppot.cli.options import add_command_options
 
 if TYPE_CHECKING:
     import argparse
@@ -21,22 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "apppot exec [OPTION...] ID [--] COMMAND [ARGUMENT...]"
     parser.add_argument("image", metavar="ID", help="a machine; see 'apppot ps'")
     parser.add_argument("--tty", "-t", action="store_true", help="on a terminal")
-    parser.add_argument(
-        "--env",
-        "-e",
-        type=_setting,
-        action="append",
-        default=[],
-        metavar="NAME[=VALUE]",
-        help="set a variable, or pass the caller's value on",
-    )
-    parser.add_argument(
-        "--user", "-u", default=None, help="NAME of the image, UID or UID:GID (the payload's)"
-    )
-    parser.add_argument(
-        "--root", dest="user", action="store_const", const="root", help="same as --user root"
-    )
-    parser.add_argument("--workdir", "-w", metavar="DIR", help="where it starts (the payload's)")
+    add_command_options(parser, user="the payload's", workdir="the payload's")
 
 
 def main(options: argparse.Namespace) -> int:

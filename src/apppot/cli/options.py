@@ -1,4 +1,4 @@
-"""Options that `run` and `shell` share: what the machine is, and what its guest reaches."""
+"""Options that verbs share: what a machine is, what its guest reaches, and its commands."""
 
 from __future__ import annotations
 
@@ -83,23 +83,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         help="let the guest reach services on the host's loopback, as host.apppot",
     )
     payload = parser.add_argument_group("the payload")
-    payload.add_argument(
-        "--env",
-        "-e",
-        type=_setting,
-        action="append",
-        default=[],
-        metavar="NAME[=VALUE]",
-        help="set a variable, or pass the caller's value on",
-    )
-    whom = payload.add_mutually_exclusive_group()
-    whom.add_argument(
-        "--user", "-u", default="", help="NAME of the image, UID or UID:GID (the caller's)"
-    )
-    whom.add_argument(
-        "--root", dest="user", action="store_const", const="root", help="same as --user root"
-    )
-    payload.add_argument("--workdir", "-w", metavar="DIR", help="where it starts (/job)")
+    add_command_options(payload, user="the caller's", workdir="/job")
     payload.add_argument(
         "--time-limit",
         type=parse_duration,
@@ -117,6 +101,25 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", "-v", action="store_true", help="say what is done, and why")
 
 
+def add_command_options(group: argparse._ActionsContainer, *, user: str, workdir: str) -> None:
+    """Add the options of every command in a machine; `user` and `workdir` tell the defaults."""
+    group.add_argument(
+        "--env",
+        "-e",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="set a variable, or pass the caller's value on",
+    )
+    whom = group.add_mutually_exclusive_group()
+    whom.add_argument("--user", "-u", help=f"NAME of the image, UID or UID:GID ({user})")
+    whom.add_argument(
+        "--root", dest="user", action="store_const", const="root", help="same as --user root"
+    )
+    group.add_argument("--workdir", "-w", metavar="DIR", help=f"where it starts ({workdir})")
+
+
 def request_from(
     options: argparse.Namespace, command: Sequence[str], *, terminal: bool
 ) -> RunRequest:
@@ -132,7 +135,7 @@ def request_from(
         environment=tuple(options.env),
         network=options.network,
         host_loopback=options.host_loopback,
-        user=options.user,
+        user=options.user or "",
         workdir=os.fsencode(options.workdir or ""),
         hostname=options.hostname,
         time_limit=options.time_limit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -9,7 +10,7 @@ from apppot.errors import AppPotError, ProcessError
 from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import IO, Any, NoReturn
 
 CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,13 +44,23 @@ class Completed:
 
 
 def hold_signals() -> None:
-    """Let FOREIGN_SIGNALS wait, while an end would leave something behind."""
+    """Let FOREIGN_SIGNALS wait."""
     signal.pthread_sigmask(signal.SIG_BLOCK, FOREIGN_SIGNALS)
 
 
 def release_signals() -> None:
     """Let FOREIGN_SIGNALS come again, and those that have waited."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Let FOREIGN_SIGNALS wait while an end would leave something behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOREIGN_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def command_line(argv: Sequence[str]) -> str:
@@ -274,8 +285,6 @@ def _reap(pid: int, end: float) -> int | None:
 
 
 def _kill_group(pid: int) -> None:
-    import contextlib
-
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 

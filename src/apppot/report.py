@@ -40,10 +40,10 @@ class ReportFile:
         if os.path.exists(self._aside):
             os.unlink(self._aside)
 
-    def write(self, report: dict[str, Any]) -> None:
+    def write(self, finished: Finished) -> None:
         """Write the report in the place of an older one; raises AppPotError."""
         try:
-            json.dump(report, self._file, indent=2)
+            json.dump(report(finished), self._file, indent=2)
             self._file.write("\n")
             self._file.flush()
             os.fsync(self._file.fileno())

@@ -11,7 +11,7 @@ import time
 from apppot import process
 from apppot.agent import terminal
 from apppot.agent.spec import CommandSpec, GuestUser
-from apppot.errors import MachineError, UsageError
+from apppot.errors import AppPotError, MachineError, UsageError
 from apppot.image import store
 from apppot.lean import TYPE_CHECKING, dataclass
 from apppot.machine import limits, placement, rundir
@@ -19,7 +19,7 @@ from apppot.machine.model import MachineSpec, Network, Share, UmlMode
 from apppot.machine.rundir import RunDir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from apppot.drive import Outcome
     from apppot.image.model import Image, ImageConfig
@@ -168,20 +168,18 @@ def _folder(path: str) -> str:
     return found
 
 
-def machine_spec(
-    request: RunRequest, image: Image, who: Identity, warn: Callable[[str], None]
-) -> MachineSpec:
+def machine_spec(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
     """Return the machine for a request; raises AppPotError if this host cannot give it."""
     allowed = limits.allowed_cpus()
     if request.cpus > len(allowed):
-        warn(f"{request.cpus} virtual CPUs share {len(allowed)} CPUs of the host")
+        terminal.tell(f"{request.cpus} virtual CPUs share {len(allowed)} CPUs of the host")
     memory = request.memory
     if memory is None:
         limit = limits.memory_limit()
         memory = limits.auto_memory(limit)
         if request.verbose:
-            warn(f"memory {limits.show_size(memory)}, from {limit.source}")
-    mode = _mode(request, warn)
+            terminal.tell(f"memory {limits.show_size(memory)}, from {limit.source}")
+    mode = _mode(request)
     if mode is UmlMode.PTRACE and request.cpus > 1:
         raise UsageError(
             f"--cpus {request.cpus}: several virtual CPUs need the seccomp mode of User-Mode Linux",
@@ -206,7 +204,7 @@ def machine_spec(
     )
 
 
-def _mode(request: RunRequest, warn: Callable[[str], None]) -> UmlMode:
+def _mode(request: RunRequest) -> UmlMode:
     if request.mode:
         return request.mode
     from apppot.machine import probes
@@ -218,7 +216,7 @@ def _mode(request: RunRequest, warn: Callable[[str], None]) -> UmlMode:
             hint="'apppot doctor' shows the rest",
         )
     if request.verbose:
-        warn(f"engine uml, {known.mode} mode: {known.reason}")
+        terminal.tell(f"engine uml, {known.mode} mode: {known.reason}")
     return UmlMode(known.mode)
 
 
@@ -251,17 +249,41 @@ def _umask() -> int:
     return mask
 
 
-def run(request: RunRequest, warn: Callable[[str], None]) -> Finished:
+def run_for_user(request: RunRequest, report_path: str | None) -> int:
+    """Run a payload, tell the user what went wrong, write the report; return the exit status.
+
+    Signals are held for good: one that comes after the machine's end changes nothing any more.
+    """
+    process.hold_signals()
+    with contextlib.ExitStack() as stack:
+        file = None
+        if report_path:
+            from apppot.report import ReportFile
+
+            file = stack.enter_context(ReportFile(report_path))
+        finished = run(request)
+        outcome = finished.outcome
+        if outcome.message:
+            terminal.tell(AppPotError(outcome.message, hint=outcome.hint))
+        for note in outcome.notes:
+            terminal.tell(note)
+        if file:
+            file.write(finished)
+    return int(outcome.status)
+
+
+def run(request: RunRequest) -> Finished:
     """Run a payload to its end; raises AppPotError if it could not be run."""
     from apppot.machine.uml import UmlEngine
 
     began = time.time()
     with contextlib.ExitStack() as stack:
-        process.hold_signals()  # until the driver's loop can act on them
-        stack.callback(process.release_signals)
+        stack.enter_context(process.signals_held())  # until the driver's loop can act on them
+        if request.terminal:
+            terminal.find()
         who = identity(request.user)
         image = store.resolve(request.image)
-        spec = machine_spec(request, image, who, warn)
+        spec = machine_spec(request, image, who)
         command = command_spec(request, image, who, os.environ)
         rundir.sweep()
         engine = UmlEngine()
@@ -283,7 +305,7 @@ def run(request: RunRequest, warn: Callable[[str], None]) -> Finished:
             stdio=request.stdio,
             time_limit=request.time_limit,
             grace=request.grace,
-            notice=warn if request.verbose else lambda _: None,
+            notice=terminal.tell if request.verbose else lambda _: None,
         )
         folder.record(_facts(request, image, spec, command, began))
         outcome = driver.drive(stack, host_cpus=spec.host_cpus)

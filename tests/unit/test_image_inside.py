@@ -218,7 +218,7 @@ def run_with(
     known = SimpleNamespace(mode=probes.Mode.SECCOMP)
     monkeypatch.setattr(probes, "uml_mode", lambda: known)
 
-    def run(request: RunRequest, _warn: Any) -> Any:
+    def run(request: RunRequest) -> Any:
         return SimpleNamespace(outcome=machine(request))
 
     monkeypatch.setattr(apppot.run, "run", run)

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+def tell(text: object) -> None:
+    """Tell the user something on standard error, also while the terminal is raw."""
+    end = "\r\n" if sys.stderr.isatty() else "\n"
+    print(f"apppot: {text}", end=end, file=sys.stderr, flush=True)
+
+
 def size(descriptor: int) -> Terminal:
     """Return a terminal's size, 80 by 24 if it does not know."""
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 
 from apppot.errors import UsageError
 from apppot.lean import TYPE_CHECKING
@@ -145,12 +144,6 @@ def request_from(
         mode=options.uml_mode,
         kernel_arguments=tuple(options.kernel_arg),
     )
-
-
-def warn(text: str) -> None:
-    """Tell the user something on standard error, also while the terminal is raw."""
-    end = "\r\n" if sys.stderr.isatty() else "\n"
-    print(f"apppot: {text}", end=end, file=sys.stderr, flush=True)
 
 
 def _count(text: str) -> int:

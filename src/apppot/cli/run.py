@@ -6,15 +6,12 @@ which is the current folder unless --job-dir says otherwise. Without a command, 
 
 from __future__ import annotations
 
-import contextlib
-import sys
-
-from apppot.cli.options import add_machine_options, request_from, warn
+from apppot.cli.options import add_machine_options, request_from
 from apppot.lean import TYPE_CHECKING
+from apppot.run import run_for_user
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
 TAKES_COMMAND = True
 
@@ -31,31 +28,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    return run_machine(options, options.command, terminal=options.tty)
-
-
-def run_machine(options: argparse.Namespace, command: Sequence[str], *, terminal: bool) -> int:
-    """Run a machine for a verb's options; tell its troubles; return the exit status."""
-    from apppot.agent.terminal import find
-    from apppot.run import run
-
-    if terminal:
-        find()
-    with contextlib.ExitStack() as stack:
-        report = None
-        if options.report:
-            from apppot.report import ReportFile
-
-            report = stack.enter_context(ReportFile(options.report))
-        finished = run(request_from(options, command, terminal=terminal), warn)
-        outcome = finished.outcome
-        if outcome.message:
-            hint = f"\n  hint: {outcome.hint}" if outcome.hint else ""
-            print(f"apppot: {outcome.message}{hint}", file=sys.stderr)
-        for note in outcome.notes:
-            warn(note)
-        if report:
-            from apppot.report import report as summary
-
-            report.write(summary(finished))
-    return int(outcome.status)
+    request = request_from(options, options.command, terminal=options.tty)
+    return run_for_user(request, options.report)

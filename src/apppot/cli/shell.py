@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from apppot.cli.options import add_machine_options
-from apppot.cli.run import run_machine
+from apppot.cli.options import add_machine_options, request_from
+from apppot.run import run_for_user
 
 if TYPE_CHECKING:
     import argparse
@@ -26,4 +26,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run the shell and return its exit status."""
-    return run_machine(options, SHELL, terminal=True)
+    return run_for_user(request_from(options, SHELL, terminal=True), options.report)

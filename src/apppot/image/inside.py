@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING
@@ -160,17 +159,13 @@ def run(
             mode=mode,
             stdio=(null.fileno(), archive.fileno(), output),
         )
-        outcome = run_machine(request, _warn).outcome
+        outcome = run_machine(request).outcome
     if outcome.status == INTERRUPTED or outcome.source is Source.FORCED:
         raise KeyboardInterrupt
     if outcome.message:
         raise MachineError(f"{outcome.message}; the log is {log}", hint=outcome.hint)
     if outcome.status:
         raise mmdebstrap.failure(outcome.status, log)
-
-
-def _warn(text: str) -> None:
-    print(f"apppot: {text}", file=sys.stderr)
 
 
 def environment(epoch: int) -> tuple[bytes, ...]:
@@ -209,11 +204,8 @@ def _followed(record: IO[bytes], step: Callable[[str], None]) -> Iterator[int]:
             mmdebstrap.follow(lines, record, step)
 
     thread = threading.Thread(target=follow, name="log")
-    process.hold_signals()
-    try:
+    with process.signals_held():
         thread.start()
-    finally:
-        process.release_signals()
     try:
         yield end
     finally:

@@ -56,6 +56,20 @@ def test_a_signal_that_is_not_caught_ends_the_payload(
     assert (report["source"], report["signal"]) == ("payload", number)
 
 
+def test_a_term_after_the_payload_s_end_takes_nothing_away(apppot: AppPot) -> None:
+    """Its output ends with it; machine and report take some hundredths of a second more."""
+    options = (*OFFLINE, "--report", "report.json")
+    for number in range(16):
+        with apppot.start(("true",), options=options) as running:
+            assert running.process.stdout is not None
+            assert running.process.stdout.read() == b""
+            time.sleep(number * 0.005)
+            running.process.send_signal(signal.SIGTERM)
+            assert running.wait().status == 0
+        assert report_of(apppot.path("report.json"))["source"] == "payload"
+        os.unlink(apppot.path("report.json"))
+
+
 def test_stop_and_continue(apppot: AppPot) -> None:
     script = (
         "trap 'echo continued' CONT; echo up; n=0;"

@@ -58,7 +58,8 @@ class Loop:
         while not self._stopped:
             for descriptor, events in self._poll.poll(self._patience()):
                 callback = self._callbacks.get(descriptor)
-                if callback:  # an earlier callback of this round may have unwatched it
+                # An earlier callback of this round may have unwatched it, or stopped the loop.
+                if callback and not self._stopped:
                     callback(events)
             self._fire()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from apppot.errors import AppPotError, ImageError
@@ -333,6 +333,7 @@ def test_what_a_layer_cannot_hold_is_an_error(entries: list[tarfile.TarInfo], me
         tarstream.normalise(archive, io.BytesIO())
 
 
+@example(data=b"\x80", cut=528)  # in the name of an extended attribute
 @given(data=st.binary(max_size=2000), cut=st.integers(0, 30_000))
 @settings(max_examples=150, deadline=None)
 def test_damaged_archives_are_an_error_or_read_but_never_a_crash(data: bytes, cut: int) -> None:

@@ -199,6 +199,9 @@ def _xattrs(member: tarfile.TarInfo) -> Iterable[tuple[str, str]]:
             found.setdefault(name, content)
         elif key.startswith(XATTR):
             found[key.removeprefix(XATTR)] = value
+    for name in found:
+        if name != name.encode("utf-8", "replace").decode():  # tarfile cannot write it
+            raise ImageError(f"'{member.name}' in the archive has an attribute {name!r}")
     return [(XATTR + name, found[name]) for name in sorted(found)]
 
 

@@ -29,7 +29,7 @@ _LONGEST = 16 << 20  # bytes of one request
 
 
 @contextlib.contextmanager
-def _short(folder: str) -> Iterator[str]:
+def address(folder: str) -> Iterator[str]:
     """Name the socket of a folder in less than the 108 bytes that unix(7) allows."""
     descriptor = os.open(folder, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -46,7 +46,7 @@ class ControlServer:
         self._stop = stop
         self._clients: set[_Client] = set()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _short(run.path) as path:
+        with address(run.path) as path:
             self._socket.bind(path)
         self._socket.listen(16)
         self._socket.setblocking(False)
@@ -192,7 +192,7 @@ class ControlClient:
     def __init__(self, folder: str) -> None:
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with _short(folder) as path:
+            with address(folder) as path:
                 self.connection.connect(path)
         except OSError as error:
             self.connection.close()

@@ -15,6 +15,7 @@ import pytest
 from apppot import kit as kits
 from apppot.errors import KitError
 from apppot.machine.probes.finding import NAMES, QUICK
+from tests.contract.harness import become_subreaper, descendants, until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -194,6 +195,27 @@ def test_nothing_is_left(tmp_path: Path) -> None:
     env = {"APPPOT_RUNTIME_DIR": str(tmp_path / "run"), "APPPOT_TMPDIR": str(tmp_path)}
     doctor(env=env)
     assert os.listdir(tmp_path / "run") == []
+    assert os.listdir(tmp_path) == ["run"]
+
+
+@needs_kit
+@pytest.mark.parametrize("probe", ["uml-seccomp", "uml-ptrace", "passt", "runtime"])
+def test_what_a_killed_doctor_leaves_is_swept(tmp_path: Path, probe: str) -> None:
+    become_subreaper()
+    others = descendants()
+    runtime = tmp_path / "run"
+    env = {**os.environ, "APPPOT_RUNTIME_DIR": str(runtime), "APPPOT_TMPDIR": str(tmp_path)}
+    words = [sys.executable, "-m", "apppot"]
+    begin = time.monotonic()
+    doctor(probe, env=env)
+    usual = time.monotonic() - begin
+    for part in range(1, 11):
+        with subprocess.Popen([*words, "doctor", probe], stdout=-1, stderr=-1, env=env) as killed:
+            time.sleep(usual * part / 10)
+            killed.kill()
+        assert until(lambda: not descendants(others), patience=5)
+        subprocess.run([*words, "prune", "-q"], env=env, check=True)
+        assert os.listdir(runtime) == []
     assert os.listdir(tmp_path) == ["run"]
 
 

@@ -19,7 +19,12 @@ from tests.children import children
 if TYPE_CHECKING:
     from pathlib import Path
 
-HELLO = r"printf 'APPPOT\0\001' >&8; "
+HELLO = r"printf 'APPPOT\0\001' >&3; "
+CONFINE = """#!/bin/sh
+echo "$*" > "${0%/*}/confined"
+while [ "$1" != -- ]; do shift; done
+shift; exec "$@"
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +34,11 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kit_of(tmp_path: Path, script: str) -> Kit:
-    for name, text in (("bin/linux", f"#!/bin/sh\n{script}\n"), ("boot/agent.cpio", "agent")):
+    for name, text in (
+        ("bin/linux", f"#!/bin/sh\n{script}\n"),
+        ("bin/confine", CONFINE),
+        ("boot/agent.cpio", "agent"),
+    ):
         path = tmp_path / "kit" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -42,22 +51,18 @@ def nothing_left(tmp_path: Path) -> bool:
     return os.listdir(tmp_path / "run") == []
 
 
-def test_command_line() -> None:
-    assert boot.command("/k/linux", Mode.PTRACE, "/k/agent", "/run/x") == [
-        "/k/linux",
-        "mem=64M",
-        "seccomp=off",
-        "uml_dir=/run/x/",
-        "initrd=/k/agent",
-        "con=none",
-        "con0=null,fd:1",
-        "con1=fd:8,fd:8",
-    ]
-    assert "seccomp=on" in boot.command("/k/linux", Mode.SECCOMP, "/k/agent", "/run/x")
+def test_the_kernel_is_started_as_a_runs(tmp_path: Path) -> None:
+    kit = kit_of(tmp_path, HELLO)
+    assert boot.boot(kit, Mode.PTRACE).ok
+    with open(f"{kit.path}/bin/confined", encoding="utf-8") as file:
+        given, _, command = file.read().partition(" -- ")
+    assert given.startswith(f"--parent {os.getpid()} ")
+    assert {"--landlock", "--no-aslr"} <= set(given.split())
+    assert command.startswith(f"{kit.path}/bin/linux mem=65536K seccomp=off ")
 
 
 def test_hello(tmp_path: Path) -> None:
-    kit = kit_of(tmp_path, f"printf 'BIOS APPP' >&8; sleep 0.1; {HELLO} read line <&8; exit 0")
+    kit = kit_of(tmp_path, f"printf 'BIOS APPP' >&3; sleep 0.1; {HELLO} read line <&3; exit 0")
     done = boot.boot(kit, Mode.SECCOMP)
     assert done.ok
     assert 0.1 <= done.seconds < 5
@@ -83,8 +88,8 @@ def test_a_panic_is_told(tmp_path: Path) -> None:
 
 
 def test_death_without_a_word(tmp_path: Path) -> None:
-    done = boot.boot(kit_of(tmp_path, "kill -XFSZ $$"), Mode.PTRACE)
-    assert done.why == "the kernel was killed by SIGXFSZ without a word"
+    done = boot.boot(kit_of(tmp_path, "kill -SEGV $$"), Mode.PTRACE)
+    assert done.why == "the kernel was killed by SIGSEGV without a word"
 
 
 def test_silence_has_a_deadline(tmp_path: Path) -> None:
@@ -98,7 +103,7 @@ def test_silence_has_a_deadline(tmp_path: Path) -> None:
 
 def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
     kit = kit_of(tmp_path, "")
-    os.chmod(kit.file("bin/linux"), 0o644)
+    os.chmod(kit.file("bin/confine"), 0o644)
     with pytest.raises(ProcessError, match="cannot start"):
         boot.boot(kit, Mode.SECCOMP)
     assert nothing_left(tmp_path)

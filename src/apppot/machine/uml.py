@@ -152,11 +152,14 @@ class UmlEngine(Engine):
 
     name = "uml"
 
+    def __init__(self, tools: kit.Kit | None = None) -> None:
+        self._tools = tools
+
     def start(self, spec: MachineSpec, run: RunDir, stack: ExitStack) -> Machine:
         """Start the kernel, and passt for its network; raises MachineError."""
         import contextlib
 
-        tools = kit.find()
+        tools = self._tools or kit.find()
         with contextlib.ExitStack() as ours:
             hand = _Hand(ours)
             host_end, guest_end = socketpair()
@@ -173,7 +176,8 @@ class UmlEngine(Engine):
                 passt_end, kernel_end = socketpair()
                 ours.callback(passt_end.close)
                 given = _with_network(given, hand.give(kernel_end.detach()))
-                pid = self._start_passt(tools, spec, passt_end.fileno(), nothing, log)
+                end = passt_end.fileno()
+                pid = start_passt(tools, end, nothing, log, host_loopback=spec.host_loopback)
                 helpers[pid] = "passt"
             pid = process.spawn(
                 [
@@ -210,25 +214,27 @@ class UmlEngine(Engine):
             else hand.give(scratch.make_disk(spec.scratch, tools.file(kit.MKE2FS))),
         )
 
-    def _start_passt(
-        self, tools: kit.Kit, spec: MachineSpec, end: int, nothing: int, log: int
-    ) -> int:
-        confine = [tools.file(kit.CONFINE), "--parent", str(os.getpid()), "--"]
-        arguments = network.passt_arguments(
-            tools.file(kit.PASST), _FIRST, host_loopback=spec.host_loopback
-        )
-        return process.spawn(
-            [*confine, *arguments],
-            descriptors={0: nothing, 1: nothing, 2: log, _FIRST: end},
-            env={"PATH": process.CLEAN_PATH},
-            deaf=True,
-        )
-
     def explain(self, machine: Machine) -> MachineError:
         """Tell a panic, a kill by the host, and a kernel that does not start from each other."""
         end = machine.reap()
         said = machine.console_tail()
         return MachineError(diagnosis(end.status, said), hint=advice(end.status, said))
+
+
+def start_passt(
+    tools: kit.Kit, end: int, nothing: int, log: int, *, host_loopback: bool = False
+) -> int:
+    """Start passt with its end of the vhost-user socket pair; return its process id."""
+    confine = [tools.file(kit.CONFINE), "--parent", str(os.getpid()), "--"]
+    return process.spawn(
+        [
+            *confine,
+            *network.passt_arguments(tools.file(kit.PASST), _FIRST, host_loopback=host_loopback),
+        ],
+        descriptors={0: nothing, 1: nothing, 2: log, _FIRST: end},
+        env={"PATH": process.CLEAN_PATH},
+        deaf=True,
+    )
 
 
 _PANIC = r"Kernel panic - not syncing: (.*)"

@@ -5,26 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import socket
-import tempfile
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apppot import process
-from apppot.errors import AppPotError
+from apppot.machine.limits import MINIMUM_MEMORY, allowed_cpus
+from apppot.machine.model import MachineSpec, Network, UmlMode
 from apppot.machine.rundir import RunDir
+from apppot.machine.uml import UmlEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from apppot.kit import Kit
     from apppot.machine.probes.mode import Mode
 
 MAGIC = b"APPPOT\0\1"
 DEADLINE = 10.0
-_CHANNEL = 8
 _NOISE = re.compile(
     r"^\s*$|^\s*\[<|^Stack:|^Call Trace|^\s*[0-9a-f]{8} |^R[A-Z0-9]{1,2}:|^EFLAGS"
     r"|^(Core dump limits|\s+soft -|\s+hard -)|\.\.\.\s*(OK|none found)$"
@@ -43,64 +41,30 @@ class Boot:
     console: str = ""
 
 
-def command(linux: str, mode: Mode, agent: str, folder: str) -> list[str]:
-    """Return the command line that boots the agent and nothing else."""
-    return [
-        linux,
-        "mem=64M",
-        "seccomp=on" if mode == "seccomp" else "seccomp=off",
-        f"uml_dir={folder}/",
-        f"initrd={agent}",
-        "con=none",
-        "con0=null,fd:1",
-        f"con1=fd:{_CHANNEL},fd:{_CHANNEL}",
-    ]
-
-
 def boot(kit: Kit, mode: Mode, *, deadline: float = DEADLINE) -> Boot:
-    """Boot in `mode` and power off again; nothing is left behind."""
+    """Boot as a run does, without an image, and end the machine; nothing is left behind."""
+    spec = MachineSpec(
+        hostname="probe",
+        layers=(),
+        cpus=1,
+        host_cpus=allowed_cpus(),
+        memory=MINIMUM_MEMORY,
+        mode=UmlMode(mode),
+        network=Network.NONE,
+    )
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_folder())
-        ours, theirs = socket.socketpair()
-        stack.enter_context(ours)
-        console = stack.enter_context(open(os.path.join(folder, "console"), "w+b"))
-        null = stack.enter_context(open(os.devnull, "rb"))
-        with theirs:
-            argv = command(kit.file("bin/linux"), mode, kit.file("boot/agent.cpio"), folder)
-            pid = process.spawn(
-                argv,
-                descriptors={
-                    0: null.fileno(),
-                    1: console.fileno(),
-                    2: console.fileno(),
-                    _CHANNEL: theirs.fileno(),
-                },
-            )
-        ok = _says_hello(ours, begin + deadline)
+        machine = UmlEngine(kit).start(spec, stack.enter_context(RunDir.make()), stack)
+        channel = stack.enter_context(socket.socket(fileno=machine.channel))
+        ok = _says_hello(channel, begin + deadline)
         seconds = time.monotonic() - begin
-        with contextlib.suppress(OSError):
-            # Only our sending side: the agent then powers off, while its own writes still pass.
-            ours.shutdown(socket.SHUT_WR)
-        status = _end(pid, 2.0 if seconds < deadline else 0.0)
-        console.seek(0)
-        text = console.read(65536).decode("utf-8", "replace")
-    timed_out = not ok and seconds >= deadline
+        timed_out = not ok and seconds >= deadline
+        if not ok and not timed_out:
+            _wait(machine.pid, 2.0)
+        machine.kill()
+        status, text = machine.reap().status, machine.console_tail()
     why = f"hello after {seconds:.2f} s" if ok else _why(text, status, seconds, timed_out=timed_out)
     return Boot(mode, ok, seconds, why, timed_out, "" if ok else text[-4096:])
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[str]:
-    """Make a folder that the next run removes if this one is killed."""
-    try:
-        run = RunDir.make()
-    except AppPotError:
-        with tempfile.TemporaryDirectory(prefix="apppot-probe-") as path:
-            yield path
-        return
-    with run:
-        yield run.path
 
 
 def _says_hello(channel: socket.socket, end: float) -> bool:
@@ -121,18 +85,13 @@ def _says_hello(channel: socket.socket, end: float) -> bool:
     return True
 
 
-def _end(pid: int, patience: float) -> int:
-    """Reap the kernel, by force if it does not power off in time; return its status."""
-    end = time.monotonic() + patience
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= end:
-            os.kill(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
+def _wait(pid: int, patience: float) -> None:
+    """Wait for a process's end, so that its own status is known and not that of a kill."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        select.select([descriptor], [], [], patience)
+    finally:
+        os.close(descriptor)
 
 
 def signal_name(number: int) -> str:

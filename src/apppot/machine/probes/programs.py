@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
-import time
 
 from apppot import kit as kits
-from apppot import paths, process
-from apppot.errors import AppPotError, KitError
+from apppot.errors import KitError
 from apppot.machine.probes.finding import Finding, Outcome
+from apppot.machine.uml import start_passt
 
 _PATIENCE = 5.0
+_GET_FEATURES, _VERSION, _REPLY = 1, 1, 4
 _OLDEST_PYTHON = (3, 11)
 
 
@@ -37,57 +37,44 @@ def kit() -> Finding:
 
 
 def passt() -> Finding:
-    """Start the kit's passt for vhost-user, and connect to it."""
-    try:
-        program = kits.find().file("bin/passt")
-    except KitError as error:
-        return Finding("passt", Outcome.FAILS, error.message, _NO_NETWORK, error.hint)
-    parent = None
-    with contextlib.suppress(AppPotError):
-        parent = paths.runtime_dir()
+    """Start the kit's passt as a run does, and ask it for its features."""
     with contextlib.ExitStack() as stack:
-        folder = tempfile.mkdtemp(prefix="probe-", dir=parent)
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        log = stack.enter_context(open(os.path.join(folder, "log"), "w+b"))
-        null = stack.enter_context(open(os.devnull, "rb"))
-        path = os.path.join(folder, "socket")
-        argv = [program, "--vhost-user", "--foreground", "--socket", path]
-        pid = process.spawn(argv, descriptors={0: null.fileno(), 1: log.fileno(), 2: log.fileno()})
-        accepted, status = _connect(path, pid)
+        ours, theirs = socket.socketpair()
+        stack.enter_context(ours)
+        log = stack.enter_context(tempfile.TemporaryFile())
+        null = stack.enter_context(open(os.devnull, "r+b"))
+        try:
+            with theirs:
+                pid = start_passt(kits.find(), theirs.fileno(), null.fileno(), log.fileno())
+        except KitError as error:
+            return Finding("passt", Outcome.FAILS, error.message, _NO_NETWORK, error.hint)
+        answers = _answers(ours)
+        os.kill(pid, signal.SIGKILL)  # unless it has ended: then its own status is still there
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         log.seek(0)
         said = log.read(65536).decode("utf-8", "replace").strip().splitlines()
-    if accepted:
-        found = "it runs and accepts connections"
+    if answers:
         details = {"said": said[-20:]}
-        return Finding("passt", Outcome.WORKS, found, "guests can have a network", "", details)
-    end = "does not accept connections" if status is None else f"ended with status {status}"
+        return Finding("passt", Outcome.WORKS, "it answers", _NETWORK, "", details)
+    end = "does not answer" if status == -signal.SIGKILL else f"ended with status {status}"
     found = f"it {end}; it said: " + (" / ".join(said[-2:]) or "nothing")
     advice = "use --network none, or report this with the output of 'apppot doctor --json'"
     return Finding("passt", Outcome.FAILS, found, _NO_NETWORK, advice, {"said": said[-20:]})
 
 
+_NETWORK = "guests can have a network"
 _NO_NETWORK = "guests have no network under the engine uml"
 
 
-def _connect(path: str, pid: int) -> tuple[bool, int | None]:
-    """Connect to passt within some seconds, end it and reap it; return its own end, if any."""
-    status: int | None = None
-    accepted = False
-    end = time.monotonic() + _PATIENCE
-    while not accepted and status is None and time.monotonic() < end:
-        with socket.socket(socket.AF_UNIX) as client:
-            try:
-                client.connect(path)
-                accepted = True
-            except OSError:
-                time.sleep(0.005)
-        found, code = os.waitpid(pid, os.WNOHANG)
-        if found:
-            status = os.waitstatus_to_exitcode(code)
-    if status is None:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    return accepted, status
+def _answers(channel: socket.socket) -> bool:
+    """Ask for the features (vhost-user's GET_FEATURES); return whether an answer comes in time."""
+    channel.settimeout(_PATIENCE)
+    try:
+        channel.send(struct.pack("=III", _GET_FEATURES, _VERSION, 0))
+        request, flags, size = struct.unpack("=III", channel.recv(12, socket.MSG_WAITALL))
+    except (OSError, struct.error):
+        return False
+    return (request, flags, size) == (_GET_FEATURES, _VERSION | _REPLY, 8)
 
 
 def python() -> Finding:

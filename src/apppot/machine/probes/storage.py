@@ -10,10 +10,12 @@ import struct
 import tempfile
 
 from apppot import paths
+from apppot.control import address
 from apppot.errors import AppPotError
 from apppot.machine import limits
 from apppot.machine.probes import system
 from apppot.machine.probes.finding import Finding, Outcome
+from apppot.machine.rundir import RunDir
 
 _GET_USER_QUOTA = 0x800007 << 8
 _LITTLE, _TOO_LITTLE = limits.GIB, 64 * limits.MIB
@@ -112,17 +114,17 @@ def runtime() -> Finding:
         return Finding(
             "runtime", Outcome.FAILS, error.message, "no machine can be started", error.hint
         )
-    path = os.path.join(folder, f"probe-{os.getpid()}")
     try:
-        with socket.socket(socket.AF_UNIX) as server:
+        with (
+            RunDir.make() as run,
+            address(run.path) as path,
+            socket.socket(socket.AF_UNIX) as server,
+        ):
             server.bind(path)
     except OSError as error:
         found = f"no socket can be made in {folder}: {error.strerror or error}"
-        advice = "set APPPOT_RUNTIME_DIR to a folder with a short path on a local disk"
+        advice = "set APPPOT_RUNTIME_DIR to a folder on a local disk"
         return Finding("runtime", Outcome.FAILS, found, "no machine can be started", advice)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
     found = f"{folder} is private and takes sockets"
     return Finding("runtime", Outcome.WORKS, found, "running machines are listed there")
 

@@ -9,7 +9,7 @@ import struct
 
 from apppot import kit as kits
 from apppot import process
-from apppot.errors import KitError, ProcessError
+from apppot.errors import AppPotError, ProcessError
 from apppot.machine.probes import boot, system
 from apppot.machine.probes.finding import Finding, Outcome
 from apppot.machine.probes.mode import Mode
@@ -62,8 +62,8 @@ def _probe(name: str, mode: Mode, problem: str, advice: str, *, quick: bool) -> 
         )
     try:
         done = boot.boot(kits.find(), mode)
-    except KitError as error:
-        said = problem or "the system calls for it work, but there is no whole kit to boot"
+    except AppPotError as error:
+        said = problem or f"the system calls for it work, but not a boot: {error.message}"
         outcome = Outcome.FAILS if problem else Outcome.UNKNOWN
         return Finding(name, outcome, said, without, advice if problem else error.hint, details)
     details |= {"seconds": round(done.seconds, 3), "console": done.console}

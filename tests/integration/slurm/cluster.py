@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pwd
 import random
@@ -94,6 +95,19 @@ def missing() -> str:
     return f"not installed: {', '.join(lacking)}" if lacking else ""
 
 
+@functools.cache
+def _named_so_that_it_is_found() -> list[str]:
+    """Return what goes before a daemon's words: they listen at the address of the host's name.
+
+    A container's name may have none. The daemons then get another host name, of their own.
+    """
+    try:
+        socket.getaddrinfo(socket.gethostname(), None)
+    except socket.gaierror:
+        return ["unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh"]
+    return []
+
+
 class Cluster:
     """A running cluster, and AppPot installed in it as an administrator would."""
 
@@ -131,7 +145,7 @@ class Cluster:
     def _configure(self) -> None:
         port = _free_ports()
         text = _CONFIG.format(
-            host=socket.gethostname(),
+            host="localhost" if _named_so_that_it_is_found() else socket.gethostname(),
             folder=self.folder,
             kill_wait=self.kill_wait,
             nodes=NODES,
@@ -169,7 +183,7 @@ class Cluster:
         )
         # Daemons and jobs must not outlive tests that are killed.
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *argv],
+            [*_named_so_that_it_is_found(), "setpriv", "--pdeathsig", "TERM", *argv],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

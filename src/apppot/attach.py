@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from apppot.agent import terminal
 from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.session import CommandResult
+from apppot.agent.streams import let_go
 from apppot.control import ControlClient
 from apppot.drive import RELAYED, command_status, command_trouble
 from apppot.errors import AppPotError, ExitStatus, MachineError, UsageError
@@ -111,8 +112,13 @@ def _wait(
     if on_terminal:
         stack.enter_context(terminal.Raw(0))
     loop.watch(client.connection.fileno(), READ, lambda _: loop.stop())
-    loop.run()
-    reply = client.receive()
+    reply: dict[str, Any] | None = {}
+    while reply is not None and "code" not in reply:
+        if not client.has_reply:
+            loop.run()
+        reply = client.receive()
+        if reply == {"output": "ended"}:
+            let_go(1)
     if reply is None:
         raise MachineError("the machine ended before the command did")
     result = CommandResult(

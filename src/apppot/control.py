@@ -137,6 +137,7 @@ class _Client:
                 first, second, third = self._descriptors
                 self._command = self._session.start(_command(request), (first, second, third))
                 self._command.on_end = lambda _: self._ended()
+                self._command.on_output_end = self._output_ended
             case "signal" if self._command:
                 self._command.send_signal(int(request["number"]))
             case "resize" if self._command:
@@ -146,6 +147,12 @@ class _Client:
                 self._reply({"stopping": True})
             case _:
                 raise ValueError(request["op"])
+
+    def _output_ended(self, stream: int) -> None:
+        """Give the standard output back, and let the client do so, that its reader sees the end."""
+        if stream == 1 and self._descriptors:
+            os.close(self._descriptors.pop(1))
+            self._reply({"output": "ended"})
 
     def _ended(self) -> None:
         command = self._command
@@ -218,9 +225,14 @@ class ControlClient:
             data = data[sent:]
         self.connection.sendall(data)
 
+    @property
+    def has_reply(self) -> bool:
+        """Whether a whole reply has been read that was not asked for."""
+        return b"\n" in self._buffer
+
     def receive(self) -> dict[str, Any] | None:
         """Return the next reply, None when the machine has gone; raises AppPotError."""
-        while b"\n" not in self._buffer:
+        while not self.has_reply:
             try:
                 data = self.connection.recv(65536)
             except ConnectionError:

@@ -12,6 +12,7 @@ from apppot import process
 from apppot.agent import terminal
 from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.session import Command, CommandResult, Session, State
+from apppot.agent.streams import let_go
 from apppot.control import ControlServer
 from apppot.errors import AppPotError, ExitStatus, MachineError
 from apppot.lean import TYPE_CHECKING, dataclass
@@ -165,9 +166,7 @@ class Driver:
         Standard error stays: AppPot may have to say something at the end.
         """
         if stream == self._stdio[1] == 1:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.close(null)
+            let_go(1)
 
     def _power_off(self) -> None:
         """Let the agent write everything out and end the machine."""

@@ -109,6 +109,24 @@ def test_end_of_file_on_one_output_reaches_the_reader(apppot: AppPot) -> None:
         assert (up.process.returncode, stderr) == (0, b"err\n")
 
 
+def test_end_of_file_on_the_output_of_an_exec_reaches_its_reader(apppot: AppPot) -> None:
+    script = "echo out; exec >&-; cat >&2; exit 3"
+    with apppot.machine() as machine:
+        process = subprocess.Popen(
+            apppot.verb("exec", machine.ident, "--", "sh", "-c", script),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=apppot.environment,
+        )
+        with stopping(process):
+            assert process.stdout is not None
+            assert process.stdout.read() == b"out\n"  # ends while the command runs
+            assert process.poll() is None
+            assert process.communicate(b"err\n") == (b"", b"err\n")
+        assert process.returncode == 3
+
+
 def test_a_reader_that_goes_away_is_a_sigpipe(apppot: AppPot) -> None:
     script = "trap 'echo caught >&2' EXIT; yes; echo status:$? >&2"
     started = time.monotonic()

@@ -35,6 +35,13 @@ def _private(descriptor: int, flags: int) -> tuple[int, int]:
     return os.dup(descriptor), PIPE_BUF
 
 
+def let_go(descriptor: int) -> None:
+    """Put /dev/null in a descriptor's place, so that its reader sees the end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
 class Sink:
     """Where a command's output goes: standard output or error of the host's side."""
 

@@ -8,7 +8,7 @@ import signal
 import time
 from enum import StrEnum
 
-from apppot import process
+from apppot import paths, process
 from apppot.agent import terminal
 from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.session import Command, CommandResult, Session, State
@@ -21,6 +21,7 @@ from apppot.machine.placement import INTERVAL, Balancer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import ExitStack
+    from re import Match
 
     from apppot.agent.spec import CommandSpec
     from apppot.machine.engine import Engine, Machine
@@ -40,6 +41,7 @@ POWER_OFF_PATIENCE = 30.0
 # signals every process, and a script's trap passes on what we have been sent already.
 SAME_REQUEST = 1.0
 _OUT_OF_MEMORY = r"[Oo]ut of memory: Killed process \d+ \((.*?)\)"
+_DISK_ERROR = r"error[^\n]* dev(?:ice)? {0}\b|\(device {0}\)[^\n]* error"
 _FORCED = 128 + signal.SIGKILL
 
 
@@ -335,14 +337,23 @@ class Driver:
         elif self._cause is Source.FORCED:
             yield "the payload did not end after a TERM and was killed"
         if result and result.signal == signal.SIGKILL and not self._cause:
-            import re
-
-            killed = re.search(_OUT_OF_MEMORY, self._machine.console_tail())
+            killed = self._console_says(_OUT_OF_MEMORY)
             if killed:
                 yield (
                     f"the guest ran out of memory and killed '{killed[1]}':"
                     " give the machine more with --memory"
                 )
+        disk = os.path.basename(self._machine.guest.scratch)
+        if disk and self._console_says(_DISK_ERROR.format(disk)):
+            yield (
+                f"the scratch disk could not be written everywhere: is {paths.scratch_dir()} full?"
+                " (APPPOT_TMPDIR names another folder)"
+            )
+
+    def _console_says(self, pattern: str) -> Match[str] | None:
+        import re
+
+        return re.search(pattern, self._machine.console_tail())
 
 
 def command_status(result: CommandResult | None) -> int:

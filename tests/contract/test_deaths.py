@@ -163,6 +163,7 @@ def test_a_full_host_disk_is_told(apppot: AppPot) -> None:
     done = apppot.call(["unshare", "-m", "sh", "-c", mounted, "sh", *line])
     assert done.status in (0, 125), done  # the payload sees an error, or the machine is ended
     assert b"status:0" not in done.stdout
+    assert f"is {apppot.scratch} full?" in done.complaint
     assert "Traceback" not in done.complaint
 
 

@@ -24,7 +24,8 @@ RELAYED = (
     signal.SIGUSR2,
 )
 OFFLINE = ("--network", "none")
-# Prints a word at its start, one for each signal that it catches, and ends with status 7.
+# Prints a word at its start, one for each signal that it catches, and ends with status 7. For bash:
+# dash loses a signal that comes while it starts a program (it takes vfork's child for itself).
 TRAPS = (
     'for s in TERM INT HUP QUIT USR1 USR2; do trap "echo got $s; exit 7" $s; done;'
     " echo up; while :; do sleep 0.05; done"
@@ -34,7 +35,7 @@ DEAF = "trap '' TERM INT HUP; echo up; while :; do sleep 1; done"
 
 @pytest.mark.parametrize("number", RELAYED)
 def test_a_signal_reaches_the_payload(apppot: AppPot, number: signal.Signals) -> None:
-    with apppot.start(("sh", "-c", TRAPS)) as running:
+    with apppot.start(("bash", "-c", TRAPS)) as running:
         running.expect(b"up\n")
         running.process.send_signal(number)
         done = running.wait()
@@ -76,7 +77,7 @@ def test_stop_and_continue(apppot: AppPot) -> None:
         " while :; do n=$((n+1)); echo $n >/job/count.new; mv /job/count.new /job/count;"
         " sleep 0.02; done"
     )
-    with apppot.start(("sh", "-c", script)) as running:
+    with apppot.start(("bash", "-c", script)) as running:
         running.expect(b"up\n")
         assert until(lambda: _count(apppot) > 2)
         running.process.send_signal(signal.SIGTSTP)
@@ -91,14 +92,16 @@ def test_stop_and_continue(apppot: AppPot) -> None:
 
 
 def test_a_payload_that_catches_tstp_gets_it(apppot: AppPot) -> None:
-    script = "trap 'echo caught; exit 5' TSTP; echo up; while :; do sleep 0.05; done"
-    with apppot.start(("sh", "-c", script)) as running:
+    script = "trap 'echo caught >caught; exit 5' TSTP; echo up; while :; do sleep 0.05; done"
+    with apppot.start(("bash", "-c", script)) as running:
         running.expect(b"up\n")
         running.process.send_signal(signal.SIGTSTP)
         assert until(lambda: _state(running.pid) == "T")
+        # Before the CONT, which takes a TSTP back that is still pending (signal(7)).
+        assert until(lambda: os.path.exists(apppot.path("caught")))
         running.process.send_signal(signal.SIGCONT)
         done = running.wait()
-    assert (done.status, done.stdout) == (5, b"caught\n")
+    assert done.status == 5
 
 
 def _count(apppot: AppPot) -> int:
@@ -195,7 +198,7 @@ def test_nohup_protects_the_payload(apppot: AppPot) -> None:
 
 
 def test_signals_and_stop_reach_an_exec_and_a_machine(apppot: AppPot) -> None:
-    with apppot.start(("sh", "-c", TRAPS)) as running:
+    with apppot.start(("bash", "-c", TRAPS)) as running:
         running.expect(b"up\n")
         ident = running.ident
         stop = apppot.call(apppot.verb("stop", ident))
@@ -207,9 +210,9 @@ def test_signals_and_stop_reach_an_exec_and_a_machine(apppot: AppPot) -> None:
 
 def test_the_whole_group_gets_the_signal(apppot: AppPot) -> None:
     script = (
-        "sh -c 'trap \"echo child; exit\" USR1; echo up; while :; do sleep 0.05; done'; echo sh"
+        "bash -c 'trap \"echo child; exit\" USR1; echo up; while :; do sleep 0.05; done'; echo sh"
     )
-    with apppot.start(("sh", "-c", f"trap 'echo parent' USR1; {script}")) as running:
+    with apppot.start(("bash", "-c", f"trap 'echo parent' USR1; {script}")) as running:
         running.expect(b"up\n")
         os.kill(running.pid, signal.SIGUSR1)
         done = running.wait()

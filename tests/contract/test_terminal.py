@@ -87,7 +87,7 @@ def screen(apppot: AppPot, argv: Sequence[Word]) -> Iterator[Screen]:
 
 @contextlib.contextmanager
 def on_terminal(apppot: AppPot, script: str, *options: str) -> Iterator[Screen]:
-    line = apppot.line(("sh", "-c", script), ("-t", "--network", "none", *options))
+    line = apppot.line(("bash", "-c", script), ("-t", "--network", "none", *options))
     with screen(apppot, line) as shown:
         yield shown
 

@@ -252,7 +252,7 @@ def test_signals_go_to_the_process_group(agent: Agent) -> None:
     agent.signal(ident, signal.SIGTERM)
     assert agent.until(ident, Type.EXITED).signal == signal.SIGTERM
     script = b"trap 'echo got; exit 3' USR1; echo set; while :; do sleep 0.05; done"
-    ident = agent.command(b"sh", b"-c", script)
+    ident = agent.command(b"bash", b"-c", script)
     agent.until(ident, Type.STDOUT)
     agent.signal(ident, signal.SIGUSR1)
     done = agent.until(ident, Type.EXITED)

@@ -17,7 +17,7 @@ from apppot.cli import kit as cli
 from apppot.cli.parser import parse
 from apppot.errors import KitError
 from apppot.kit import folders, manifest, verify
-from apppot.kit.manifest import Component, File, Manifest, Patch, Source
+from apppot.kit.manifest import Component, File, Library, Manifest, Patch, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,6 +251,7 @@ components = st.builds(
     files=st.lists(file_names, max_size=3).map(tuple),
     sources=st.lists(sources, max_size=2).map(tuple),
     patches=st.lists(st.builds(Patch, texts, digests), max_size=2).map(tuple),
+    libraries=st.lists(st.builds(Library, texts, texts, texts, texts), max_size=2).map(tuple),
     inputs=texts,
 )
 manifests = st.builds(

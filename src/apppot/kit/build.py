@@ -9,12 +9,12 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from apppot import __version__, paths
 from apppot.errors import KitError, UsageError
-from apppot.kit import MANIFEST, SCHEMA, folders, tools, verify
+from apppot.kit import MANIFEST, SCHEMA, folders, libraries, tools, verify
 from apppot.kit import manifest as manifests
 from apppot.kit.job import Job
 from apppot.kit.manifest import Component, File, Manifest, Patch
@@ -150,6 +150,7 @@ class Builder:
             return place
         job = self._job(wanted, got, work)
         RECIPES[wanted.name].build(job)
+        libraries.write_texts(RECIPES[wanted.name].LINKED, job.out)
         files = folders.entries(job.out)
         manifest = Manifest(
             files=files,
@@ -190,18 +191,21 @@ class Builder:
             for path in self._patches(wanted.name)
         )
         sources = got.sources or folders.own_sources(os.path.join(self.recipes, "guest"))
+        found = [libraries.linked(name) for name in RECIPES[wanted.name].LINKED]
         component = Component(
             version=got.version or __version__,
             licence=wanted.licence,
             files=(),
             sources=sources,
             patches=patches,
+            libraries=tuple(library for library, _ in found),
         )
         content = {
             "component": wanted.name,
             "version": component.version,
             "sources": [(each.file, each.sha256) for each in sources],
             "patches": [(each.name, each.sha256) for each in patches],
+            "libraries": [(asdict(one), text and verify.sha256_of(text)) for one, text in found],
             "recipe": folders.digests(self._recipe(wanted.name)),
             "code": folders.digests(os.path.dirname(__file__), ("job.py", "cpio.py"))
             + folders.digests(os.path.dirname(str(RECIPES[wanted.name].__file__))),
@@ -240,13 +244,11 @@ def _merge(results: list[str], previous: str = "") -> Manifest:
     files: dict[str, File] = {}
     components: dict[str, Component] = {}
     for part in parts:
-        for name in part.components:
-            gone = components[name].files if name in components else ()
-            files = {path: entry for path, entry in files.items() if path not in gone}
         files |= part.files
         components |= part.components
+    kept = {name for component in components.values() for name in component.files}
     return Manifest(
-        files=dict(sorted(files.items())),
+        files={name: entry for name, entry in sorted(files.items()) if name in kept},
         components=dict(sorted(components.items())),
         toolchain=parts[-1].toolchain,
         apppot=__version__,

@@ -52,14 +52,25 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Library:
+    """A static library that is linked in; its source package and that one's version, if known."""
+
+    name: str
+    licence: str
+    package: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
 class Component:
-    """One program of the kit: its version, licence, sources, patches and files."""
+    """One program of the kit: its version, licence, sources, patches, libraries and files."""
 
     version: str
     licence: str
     files: tuple[str, ...]
     sources: tuple[Source, ...] = ()
     patches: tuple[Patch, ...] = ()
+    libraries: tuple[Library, ...] = ()
     inputs: str = ""
 
 
@@ -187,8 +198,13 @@ def _component(entry: dict[str, Any]) -> Component:
         files=tuple(_name(name) for name in entry["files"]),
         sources=tuple(_source(source) for source in entry["sources"]),
         patches=tuple(Patch(_text(p["name"]), _digest(p["sha256"])) for p in entry["patches"]),
+        libraries=tuple(_library(library) for library in entry.get("libraries", ())),
         inputs=_text(entry["inputs"]),
     )
+
+
+def _library(entry: dict[str, Any]) -> Library:
+    return Library(*(_text(entry[key]) for key in ("name", "licence", "package", "version")))
 
 
 def _source(entry: dict[str, Any]) -> Source:

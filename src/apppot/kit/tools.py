@@ -67,9 +67,9 @@ def missing_libraries() -> list[Missing]:
         done = process.run(["gcc", "-E", "-xc", "-", "-o", os.devnull], stdin=source, check=False)
         if done.returncode:
             lacking.append(Missing(header, package))
-    for library, package in LIBRARIES.items():
-        if not os.path.isabs(_file_name("gcc", library)):
-            lacking.append(Missing(library, package))
+    for name, package in LIBRARIES.items():
+        if not os.path.isabs(library(name)):
+            lacking.append(Missing(name, package))
     return lacking
 
 
@@ -90,6 +90,13 @@ def missing_error(lacking: list[Missing]) -> KitError:
         f"building the kit needs what is not installed here: {names}",
         hint=f"on Debian and its kin: apt-get install {packages}",
     )
+
+
+def library(name: str) -> str:
+    """Return the path of a static library; `musl libc.a` is musl's. Its name alone if unknown."""
+    if name.startswith("musl "):
+        return os.path.join(_musl_folder(), name.removeprefix("musl "))
+    return _file_name("gcc", name)
 
 
 def _file_name(compiler: str, library: str) -> str:
@@ -131,7 +138,6 @@ def toolchain() -> dict[str, str]:
         "binutils": _first_line("ld", "--version"),
         "musl": _musl_version(),
     }
-    for library in LIBRARIES:
-        found[library] = "sha256:" + sha256_of(_file_name("gcc", library))
-    found["musl libc.a"] = "sha256:" + sha256_of(os.path.join(_musl_folder(), "libc.a"))
+    for name in (*LIBRARIES, "musl libc.a"):
+        found[name] = "sha256:" + sha256_of(library(name))
     return found

@@ -21,12 +21,12 @@ trap 'echo TERM >> got; sleep 1; echo saved > saved; exit 9' TERM
 echo ready > ready
 while :; do sleep 0.1; done
 """
-EXEC = f"#!/bin/bash\nexec apppot run {{options}} {IMAGE} -- sh payload.sh\n"
+EXEC = f"#!/bin/bash\nexec apppot run {{options}} {IMAGE} -- bash payload.sh\n"
 # For scripts that have to go on after the run: bash acts on signals while it waits, and not while
 # a command of its own runs.
 WAIT = f"""\
 #!/bin/bash
-apppot run {{options}} {IMAGE} -- sh payload.sh &
+apppot run {{options}} {IMAGE} -- bash payload.sh &
 run=$!
 trap 'kill -TERM $run' TERM
 trap 'kill -USR1 $run' USR1
@@ -34,8 +34,8 @@ while kill -0 $run 2>/dev/null; do wait $run; status=$?; done
 echo "after $status" > after
 exit $status
 """
-STEP = f"#!/bin/bash\nexec srun apppot run {{options}} {IMAGE} -- sh payload.sh\n"
-PLAIN = f"#!/bin/bash\napppot run {{options}} {IMAGE} -- sh payload.sh\n"
+STEP = f"#!/bin/bash\nexec srun apppot run {{options}} {IMAGE} -- bash payload.sh\n"
+PLAIN = f"#!/bin/bash\napppot run {{options}} {IMAGE} -- bash payload.sh\n"
 
 
 def _start(slurm: Cluster, folder: str, script: str, *options: str, network: str = "user") -> str:

@@ -1,7 +1,7 @@
 """How each component of the kit is built: one module each, with the same three names.
 
-`NAME` is the component's; `NEEDS` are the build tools beyond the common ones; `build(job)` puts
-its files below `job.out`. A recipe reads only `job.source`, `job.recipe` and `job.guest`.
+`NAME` is the component's; `LINKED` are the static libraries in it; `build(job)` puts its files
+below `job.out`. A recipe reads only `job.source`, `job.recipe` and `job.guest`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from apppot.kit.job import Job
 
 NAME = "agent"
+LINKED = ("musl libc.a", "libgcc.a")
 
 
 def build(job: Job) -> None:

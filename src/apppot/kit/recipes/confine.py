@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from apppot.kit.job import Job
 
 NAME = "confine"
+LINKED = ("musl libc.a", "libgcc.a")
 
 
 def compile_own(job: Job, name: str) -> str:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from apppot.kit.job import Job
 
 NAME = "e2fsprogs"
+LINKED = ("libc.a", "libgcc.a")
 OPTIONS = (
     *("--quiet", "--disable-nls", "--disable-debugfs", "--disable-imager", "--disable-resizer"),
     *("--disable-defrag", "--disable-uuidd", "--disable-fuse2fs", "--disable-bmap-stats"),

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from apppot.kit.job import Job
 
 NAME = "erofs-utils"
+LINKED = ("libc.a", "libgcc.a", "liblz4.a", "libzstd.a", "libz.a")
 # Compressors that would need libraries which we do not link.
 LEFT_OUT = frozenset({"compressor_liblzma.c", "compressor_libdeflate.c"})
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from apppot.kit.job import Job
 
 NAME = "kernel"
+LINKED = ("libc.a", "libgcc.a")
 # C sources and headers there are not unpacked: ARCH=um compiles none of them. Their Kconfig files
 # and Makefiles stay: those of all drivers are read, and some of the other architectures'.
 UNUSED = (

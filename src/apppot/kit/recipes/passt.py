@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from apppot.kit.job import Job
 
 NAME = "passt"
+LINKED = ("libc.a", "libgcc.a")
 
 
 def build(job: Job) -> None:

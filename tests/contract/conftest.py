@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,6 @@ def environment() -> dict[str, str]:
 def _site() -> None:
     """Fail with one clear message if the kit or the image is missing."""
     become_subreaper()
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as ignored as nohup(1) makes it, it stays so
     for verb in (["kit", "show"], ["inspect", IMAGE]):
         words = [sys.executable, "-m", "apppot", *verb]
         done = subprocess.run(words, capture_output=True, env=environment(), check=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import random
 import shutil
@@ -168,26 +169,19 @@ def test_a_full_host_disk_is_told(apppot: AppPot) -> None:
 
 
 def _damaged(apppot: AppPot, damage: Callable[[str], None]) -> AppPot:
-    """Return the command line with a copy of the store whose largest blob is damaged."""
+    """Return the command line with a copy of the image's store whose layer is damaged."""
     store = os.path.join(apppot.folder, "store")
-    original = next(
-        path
-        for path in os.environ["APPPOT_STORE"].split(":")
-        if os.path.isdir(os.path.join(path, "blobs"))
-    )
-    blobs = os.path.join(original, "blobs", "sha256")
-    largest = max(os.listdir(blobs), key=lambda name: os.path.getsize(os.path.join(blobs, name)))
+    found = json.loads(apppot.call(apppot.verb("inspect", apppot.image)).stdout)
+    layer = found["layers"][-1]["path"]
 
     def copy(source: str, target: str) -> str:
-        if os.path.basename(source) != largest:
-            return str(shutil.copy2(source, target))
         with open(source, "rb") as file, open(target, "wb") as made:  # sparse: only the beginning
             made.write(file.read(1 << 20))
             made.truncate(os.path.getsize(source))
         return target
 
-    shutil.copytree(original, store, copy_function=copy)
-    damage(os.path.join(store, "blobs", "sha256", largest))
+    shutil.copytree(found["store"], store, copy_function=copy)
+    damage(os.path.join(store, os.path.relpath(layer, found["store"])))
     return apppot.having(APPPOT_STORE=store)
 
 

@@ -145,7 +145,7 @@ static const char *channel_device(void)
     for (char *word = strtok(line, " \n"); word != NULL; word = strtok(NULL, " \n"))
         if (strncmp(word, name, sizeof name - 1) == 0)
             return word + sizeof name - 1;
-    return "/dev/tty1";
+    return "/dev/hostpipe";
 }
 
 static void begin_machine(void)

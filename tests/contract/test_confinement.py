@@ -125,8 +125,10 @@ def test_a_race_of_links_and_folders_on_a_share(apppot: AppPot, secret: str) -> 
 
 def test_the_channel_is_the_agents_alone(apppot: AppPot) -> None:
     script = (
-        "for d in /dev/tty1 /dev/tty0 /dev/console; do (printf 'APPPOT\\0\\1garbage' >$d); done;"
-        " mknod /tmp/c c 4 1; (printf '\\7\\0\\1\\0\\0\\0\\0\\0' >/tmp/c);"
+        "for d in /dev/hostpipe /dev/tty0 /dev/console; do"
+        " (printf 'APPPOT\\0\\1garbage' >$d); done;"
+        " mknod /tmp/c c 10 $(sed -n 's/ hostpipe//p' /proc/misc);"
+        " (printf '\\7\\0\\1\\0\\0\\0\\0\\0' >/tmp/c);"
         " (timeout 1 cat /tmp/c >/dev/null); for p in /proc/1/fd/*; do"
         " (printf '\\7\\0\\1\\0\\0\\0\\0\\0' >$p); done; echo alive; exit 7"
     )

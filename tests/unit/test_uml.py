@@ -28,16 +28,16 @@ def _with(**changes: object) -> MachineSpec:
 
 def test_kernel_arguments() -> None:
     found = kernel_arguments(SPEC, GIVEN)
-    assert [word for word in found if not word.startswith("lpj=")] == [
+    assert [word for word in found if not word.startswith(("lpj=", "thp_anon="))] == [
         "mem=262144K",
         "seccomp=on",
         "initrd=/proc/self/fd/4",
         "uml_dir=./",
         "con=none",
         "con0=null,fd:1",
-        "con1=fd:3",
+        "hostpipe=3",
         "panic=-1",
-        "apppot.channel=/dev/tty1",
+        "apppot.channel=/dev/hostpipe",
         "ubd0rc=/proc/self/fd/6",
         "ubd1rc=/proc/self/fd/7",
         "hostfs_fd=0ro",

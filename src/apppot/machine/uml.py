@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 # Any value spares the kernel 40 ms of calibration; delays by counting loops are not used by the
 # drivers in the kit's kernel.
 LOOPS_PER_JIFFY = 4_000_000
-_CHANNEL = "/dev/tty1"
+# One mapping on the host, and one fault, cover a folio of several pages; see kernel.md.
+FOLIOS = "16K,32K,64K,128K,256K,512K,1M:always"
+_CHANNEL = "/dev/hostpipe"
 _FIRST = 3  # the first descriptor that is ours to give; 0 to 2 are the kernel's own console
 
 
@@ -45,11 +47,12 @@ def kernel_arguments(spec: MachineSpec, given: Descriptors) -> list[str]:
         f"mem={spec.memory >> 10}K",
         f"seccomp={'on' if spec.mode is UmlMode.SECCOMP else 'off'}",
         f"lpj={LOOPS_PER_JIFFY}",
+        f"thp_anon={FOLIOS}",
         f"initrd=/proc/self/fd/{given.initrd}",
         "uml_dir=./",
         "con=none",
         "con0=null,fd:1",
-        f"con1=fd:{given.channel}",
+        f"hostpipe={given.channel}",
         "panic=-1",
         f"apppot.channel={_CHANNEL}",
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench import memory, python_part
+from bench import inside, memory, python_part
 from bench.launch import Run, environment, launch
 from bench.peers import APPPOT, APPPOT_OFFLINE, NATIVE, PODMAN, Peer, Peers, apppots
 from bench.series import CaseError, Goal, Section, take_turns
@@ -276,6 +276,9 @@ MEASURES: dict[str, Callable[[Bench], list[Section]]] = {
     "fleet": fleet,
     "calls": calls,
     "compile": compiling,
+    "memory": inside.memory,
+    "threads": inside.threads,
+    "folder": inside.folder,
 }
 
 
@@ -285,5 +288,5 @@ def build_programs(share: str) -> None:
     for name in sorted(os.listdir(sources)):
         base, extension = os.path.splitext(name)
         if extension == ".c":
-            words = ["gcc", "-O2", "-static", "-o", os.path.join(share, base)]
+            words = ["gcc", "-O2", "-static", "-pthread", "-o", os.path.join(share, base)]
             launch([*words, os.path.join(sources, name)])

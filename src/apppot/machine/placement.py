@@ -2,7 +2,8 @@
 
 A User-Mode Linux kernel and the process that runs guest code wake each other for each guest
 system call. On one CPU that is a context switch (4 us); across CPUs it is a wake-up of an idle
-CPU each way (64 us). So a machine is pinned, and moved when its CPUs turn out to be taken.
+CPU each way (64 us). So a machine is pinned; if it has one virtual CPU, it is moved when the host's
+turns out to be taken.
 """
 
 from __future__ import annotations
@@ -67,8 +68,12 @@ class Balancer:
 
     @property
     def useful(self) -> bool:
-        """Whether there is anywhere to move to."""
-        return self._count < len(self._allowed)
+        """Whether there is anywhere to move to.
+
+        Several virtual CPUs stay where they are: the guest's kernel gives each one a CPU of the
+        host, on which it keeps the processes that it runs.
+        """
+        return self._count == 1 < len(self._allowed)
 
     def look(self) -> None:
         """Compare with the last look, and move the machine if that helps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -62,3 +63,17 @@ def test_threads_of_one_process_run_at_the_same_time(apppot: AppPot) -> None:
     subprocess.run(words, input=_PROGRAM, text=True, check=True)
     done = apppot.run("./turns", options=("--cpus", "2"))
     assert (done.status, done.stdout) == (0, b"1\n")
+
+
+def test_each_virtual_cpu_stays_on_a_cpu_of_its_own(apppot: AppPot) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("only one CPU may be used here")
+    # Both virtual CPUs have run a program by the time that the shell speaks.
+    script = "for n in 1 2 3 4; do (i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done) & done; wait"
+    command = ("sh", "-c", f"{script}; echo up; exec sleep 1000")
+    with apppot.start(command, options=("--network", "none", "--cpus", "2")) as running:
+        running.expect(b"up\n")
+        tasks = os.listdir(f"/proc/{running.kernel()}/task")
+        places = [tuple(os.sched_getaffinity(int(task))) for task in tasks]
+    alone = {place for place in places if len(place) == 1}
+    assert len(alone) == 2, places

@@ -95,16 +95,20 @@ def missing() -> str:
     return f"not installed: {', '.join(lacking)}" if lacking else ""
 
 
+_LOOPBACK = "0x7f000001"
+
+
 @functools.cache
 def _named_so_that_it_is_found() -> list[str]:
     """Return what goes before a daemon's words: they listen at the address of the host's name.
 
-    A container's name may have none. The daemons then get another host name, of their own.
+    A container's name may have none, and there may be no /etc/hosts. The daemons then get a host
+    name of their own, which inet_aton(3) takes for an address.
     """
     try:
         socket.getaddrinfo(socket.gethostname(), None)
     except socket.gaierror:
-        return ["unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh"]
+        return ["unshare", "--uts", "sh", "-c", f'hostname {_LOOPBACK} && exec "$@"', "sh"]
     return []
 
 
@@ -145,7 +149,7 @@ class Cluster:
     def _configure(self) -> None:
         port = _free_ports()
         text = _CONFIG.format(
-            host="localhost" if _named_so_that_it_is_found() else socket.gethostname(),
+            host=_LOOPBACK if _named_so_that_it_is_found() else socket.gethostname(),
             folder=self.folder,
             kill_wait=self.kill_wait,
             nodes=NODES,

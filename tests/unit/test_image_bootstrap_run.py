@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from apppot import process
 from apppot.__main__ import main
 from apppot.errors import AppPotError
 from apppot.image import mmdebstrap, workplace
@@ -20,6 +21,7 @@ from tests.children import children
 from tests.unit.test_image_bootstrap import mirror_folder, system_archive
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -49,7 +51,8 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fake(folder: Path, name: str, script: str) -> None:
-    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    # bash, because dash loses a signal that comes while it starts a program.
+    (folder / name).write_text(f"#!/bin/bash\n{script}\n")
     (folder / name).chmod(0o755)
 
 
@@ -147,6 +150,30 @@ def test_signals_stop_mmdebstrap_and_leave_nothing(
     assert left_behind(tmp_path) == []
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert children() == []
+
+
+def test_a_signal_at_the_very_start_finds_mmdebstrap(
+    fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(
+        fakes,
+        "mmdebstrap",
+        """
+        [ "$1" = --unshare-helper ] && exit 0
+        while :; do sleep 0.05; done
+    """,
+    )
+    spawn = process.spawn
+
+    def signalled(argv: Sequence[str], **rest: Any) -> int:
+        pid = spawn(argv, **rest)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return pid
+
+    monkeypatch.setattr(process, "spawn", signalled)
+    assert main(["bootstrap", "debian:bookworm"]) == 130
+    assert children() == []
+    assert left_behind(tmp_path) == []
 
 
 def test_what_a_killed_bootstrap_leaves_is_removed_by_the_next(fakes: Path, tmp_path: Path) -> None:

@@ -246,20 +246,19 @@ def run(
     with _interruptible(), open(log, "wb", buffering=0) as record, open(os.devnull, "rb") as null:
         record.write(f"$ {process.command_line(argv)}\n".encode())
         reader, end = os.pipe2(os.O_CLOEXEC)
-        try:
-            pid = process.spawn(
-                [program, *argv[1:]],
-                descriptors={0: null.fileno(), 1: archive.fileno(), 2: end, 3: lock},
-                env=environment(epoch, folder),
-                group=True,
-            )
-        except BaseException:
-            os.close(reader)
-            raise
-        finally:
-            os.close(end)
-        with open(reader, "rb") as output:
+        # A signal that comes once it has been started must find it.
+        with open(reader, "rb") as output, process.signals_held():
             try:
+                pid = process.spawn(
+                    [program, *argv[1:]],
+                    descriptors={0: null.fileno(), 1: archive.fileno(), 2: end, 3: lock},
+                    env=environment(epoch, folder),
+                    group=True,
+                )
+            finally:
+                os.close(end)
+            try:
+                process.release_signals()
                 follow(output, record, step)
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             except BaseException:
@@ -300,7 +299,8 @@ def _interruptible() -> Iterator[None]:
 
 def _stop(pid: int, output: int) -> None:
     """Stop mmdebstrap and all that it has started; let it remove its temporary files."""
-    handlers = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGINT)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import pwd
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from tests.integration.slurm import address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,6 @@ USER = "nobody"  # who submits: an account without any right, and there on every
 NODES = 2
 PATIENCE = 60.0
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
-_PORTS = 32  # per cluster: controller, nodes, and a range for srun
 
 _CONFIG = """\
 ClusterName=test
@@ -95,23 +93,6 @@ def missing() -> str:
     return f"not installed: {', '.join(lacking)}" if lacking else ""
 
 
-_LOOPBACK = "0x7f000001"
-
-
-@functools.cache
-def _named_so_that_it_is_found() -> list[str]:
-    """Return what goes before a daemon's words: they listen at the address of the host's name.
-
-    A container's name may have none, and there may be no /etc/hosts. The daemons then get a host
-    name of their own, which inet_aton(3) takes for an address.
-    """
-    try:
-        socket.getaddrinfo(socket.gethostname(), None)
-    except socket.gaierror:
-        return ["unshare", "--uts", "sh", "-c", f'hostname {_LOOPBACK} && exec "$@"', "sh"]
-    return []
-
-
 class Cluster:
     """A running cluster, and AppPot installed in it as an administrator would."""
 
@@ -147,9 +128,9 @@ class Cluster:
         assert ready, f"the cluster did not come up:\n{self.log()}"
 
     def _configure(self) -> None:
-        port = _free_ports()
+        port = address.free_ports()
         text = _CONFIG.format(
-            host=_LOOPBACK if _named_so_that_it_is_found() else socket.gethostname(),
+            host=address.host_name(),
             folder=self.folder,
             kill_wait=self.kill_wait,
             nodes=NODES,
@@ -158,7 +139,7 @@ class Cluster:
             node_first=port + 2,
             node_last=port + 1 + NODES,
             srun_first=port + 10,
-            srun_last=port + _PORTS - 1,
+            srun_last=port + address.PORTS - 1,
         )
         with open(self.config, "w", encoding="ascii") as file:
             file.write(text)
@@ -187,7 +168,7 @@ class Cluster:
         )
         # Daemons and jobs must not outlive tests that are killed.
         process = subprocess.Popen(
-            [*_named_so_that_it_is_found(), "setpriv", "--pdeathsig", "TERM", *argv],
+            [*address.found_by_name(), "setpriv", "--pdeathsig", "TERM", *argv],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -380,17 +361,6 @@ def read(*parts: str) -> str:
             return file.read()
     except FileNotFoundError:
         return ""
-
-
-def _free_ports() -> int:
-    """Return the first of a row of ports that nobody uses."""
-    for _ in range(100):
-        first = random.randrange(20000, 32000)
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in range(first, first + _PORTS):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return first
-    raise AssertionError("no free ports")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from apppot.__main__ import main
 from apppot.errors import AppPotError, ImageError
 from apppot.image import listing, model
 from apppot.image.model import Descriptor
-from apppot.image.store import Store, resolve
+from apppot.image.store import Entry, Store, resolve
 from tests.unit.stores import CONFIG, add, blobs, rewrite, store
 
 __all__ = ["store"]  # a fixture
@@ -131,8 +131,7 @@ def test_strange_documents_are_errors_of_images(
         layer = adding.add(b"x", model.LAYER_TYPE).json()
         blob = adding.add_json(config, model.CONFIG_TYPE).json()
         document = {"config": blob, "layers": [layer], **manifest}
-        adding.tag("a:1", adding.add_json(document, model.MANIFEST_TYPE))
-    entry = store.entries()[0]
+        entry = Entry("a:1", adding.add_json(document, model.MANIFEST_TYPE))
     try:
         image = store.image(entry)
     except ImageError:

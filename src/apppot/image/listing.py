@@ -56,7 +56,7 @@ def listing() -> Listing:
         except ImageError as error:
             problems.append(error.message)
             continue
-        lines.extend(_line(store, entry) for entry in entries)
+        lines.extend(_line(store, entry) for entry in entries if not entry.cache)
     return Listing(tuple(lines), tuple(problems))
 
 

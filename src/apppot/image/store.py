@@ -37,6 +37,8 @@ class Entry:
 
     reference: str
     manifest: Descriptor
+    cache: str = ""  # the key of an entry that is no image of the user's, but of a cache
+    used: str = ""
 
 
 class Store:
@@ -76,28 +78,40 @@ class Store:
         found = []
         for value in self.index()["manifests"]:
             manifest = model.descriptor(value, where)
-            annotations = value.get("annotations")
-            name = annotations.get(model.REF_NAME, "") if isinstance(annotations, dict) else ""
-            found.append(Entry(name if isinstance(name, str) else "", manifest))
+            texts = dict(manifest.extra)
+            name, cache = texts.get(model.REF_NAME, ""), texts.get(model.CACHE, "")
+            found.append(Entry(name, manifest, cache, texts.get(model.USED, "")))
         return tuple(found)
 
+    def cached(self, key: str) -> Entry | None:
+        """Return the entry that a cache has made under `key`; raises ImageError."""
+        return next((entry for entry in self.entries() if entry.cache == key), None)
+
     def document(self, blob: Descriptor, what: str) -> Any:
-        """Return a parsed JSON blob, checked against its size and digest; raises ImageError."""
+        """Return a parsed JSON blob, checked against its size and digest; raises ImageError.
+
+        It is read from another store of the search path if it is not in this one.
+        """
         where = f"{what} {blob.digest[:19]} in {self.path}"
         if blob.size > BIGGEST_JSON:
             raise ImageError(f"damaged image: {where} would have {blob.size} bytes")
         path = self.blob_path(blob.digest)
         try:
-            with open(path, "rb") as file:
-                data = file.read(blob.size + 1)
+            try:
+                data = _read(path, blob.size + 1)
+            except FileNotFoundError:
+                from apppot.image import elsewhere
+
+                path = elsewhere.path_of(self, blob) or path
+                data = _read(path, blob.size + 1)
         except OSError as error:
             raise ImageError(f"damaged image: {where}: {error.strerror}", hint=_REMAKE) from error
         if len(data) != blob.size:
             raise ImageError(
-                f"damaged image: {where} has {os.path.getsize(path)} bytes, not {blob.size}",
+                f"damaged image: {where} does not have the size {blob.size}",
                 hint=_REMAKE,
             )
-        if _sha256(data) != blob.digest:
+        if model.digest(data) != blob.digest:
             raise ImageError(f"damaged image: {where} does not match its digest", hint=_REMAKE)
         return _json(data, where)
 
@@ -116,7 +130,7 @@ class Store:
         raise ImageError(f"damaged image: the manifest of '{name}' lacks config or layers")
 
     def image(self, entry: Entry) -> Image:
-        """Return the image of an entry; all its blobs are there, with the right sizes.
+        """Return the image of an entry; all its blobs are in some store, with the right sizes.
 
         Raises ImageError.
         """
@@ -128,14 +142,15 @@ class Store:
             self.document(blob, "configuration"), f"the configuration of '{name}'"
         )
         layers = tuple(
-            self._layer(model.descriptor(value, where), name) for value in document["layers"]
+            self._layer(model.descriptor(value, where), name, document)
+            for value in document["layers"]
         )
         if not layers:
             raise ImageError(f"the image '{name}' has no layers: there is nothing to boot")
         return Image(name, entry.manifest.digest, layers, config)
 
-    def _layer(self, blob: Descriptor, name: str) -> Layer:
-        """Return a layer whose file is there; raises ImageError."""
+    def _layer(self, blob: Descriptor, name: str, manifest: dict[str, Any]) -> Layer:
+        """Return a layer whose file is there, or in another store; raises ImageError."""
         if blob.media_type != model.LAYER_TYPE:
             raise ImageError(
                 f"the image '{name}' has a layer of type '{blob.media_type}', which cannot be"
@@ -144,17 +159,16 @@ class Store:
             )
         path = self.blob_path(blob.digest)
         try:
-            size = os.stat(path).st_size
-        except OSError as error:
-            raise ImageError(
-                f"damaged image '{name}': blob {path}: {error.strerror}", hint=_REMAKE
-            ) from error
-        if size != blob.size:
-            raise ImageError(
-                f"damaged image '{name}': blob {path} has {size} bytes, manifest says {blob.size}",
-                hint=_REMAKE,
-            )
-        return Layer(blob.digest, blob.size, path)
+            sound = os.stat(path).st_size == blob.size
+        except OSError:
+            sound = False
+        if not sound:
+            from apppot.image import elsewhere
+
+            path = elsewhere.path_of(self, blob)
+            if not path:
+                raise elsewhere.lost(self, blob, name, manifest)
+        return Layer(blob.digest, blob.size, path, content=blob.content)
 
     def writer(self) -> Writer:
         """Return a context in which blobs and images can be added; raises ImageError."""
@@ -201,9 +215,13 @@ def find(text: str) -> tuple[Store, Entry]:
             if matches(entry, wanted):
                 return store, entry
     if wanted.prefix:
-        by_digest = _by_prefix(wanted.prefix, searched)
-        if by_digest:
-            return by_digest
+        found = _by_prefix(wanted.prefix, searched)
+        if not found:
+            from apppot.image import elsewhere
+
+            found = elsewhere.by_chain(wanted.prefix, searched)
+        if found:
+            return found
     from apppot.image.missing import not_found
 
     raise not_found(wanted, searched, problems)
@@ -247,17 +265,10 @@ def _forbidden(store: Store) -> bool:
     return not os.access(os.path.join(store.path, INDEX), os.R_OK)
 
 
-def _sha256(data: bytes) -> str:
-    """Return the digest of `data`."""
-    # hashlib would load the TLS library, which takes longer than everything else here.
-    try:
-        from _sha2 import sha256  # type: ignore[import-not-found]
-    except ImportError:
-        try:
-            from _sha256 import sha256  # type: ignore[import-not-found]
-        except ImportError:
-            from hashlib import sha256
-    return f"sha256:{sha256(data).hexdigest()}"
+def _read(path: str, most: int) -> bytes:
+    """Return a file's first bytes; raises OSError."""
+    with open(path, "rb") as file:
+        return file.read(most)
 
 
 def _json(data: bytes, where: str) -> Any:

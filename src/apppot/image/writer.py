@@ -13,15 +13,16 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from apppot.errors import ImageError
-from apppot.image import model
+from apppot.image import elsewhere, model
 from apppot.image.model import Descriptor
 from apppot.image.reference import is_digest
-from apppot.image.store import BLOBS, INDEX, LAYOUT, Store
+from apppot.image.store import BLOBS, INDEX, LAYOUT, Entry, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -134,15 +135,56 @@ class Writer:
         self.tag(name, blob, replace=replace)
         return blob.digest
 
-    def tag(self, name: str, manifest: Descriptor, *, replace: bool = False) -> None:
-        """Let `name` refer to a manifest that is in the store; raises ImageError."""
+    def tag(
+        self,
+        name: str,
+        manifest: Descriptor,
+        *,
+        replace: bool = False,
+        annotations: Mapping[str, str] | None = None,
+    ) -> None:
+        """Let `name` refer to a manifest that is in the store; raises ImageError.
+
+        `name` is '' for an entry of a cache: it has its key as the annotation `model.CACHE`, which
+        replaces the one that was there. All blobs of the image must be in some store.
+        """
+        more = dict(annotations or {})
+        key = more.get(model.CACHE, "")
+        if key:
+            more[model.USED] = _today()
+        if name:
+            more[model.REF_NAME] = name
         with _changing(self.store) as index:
-            there = [v for v in index["manifests"] if _name(v) == name]
+            there = [v for v in index["manifests"] if name and _name(v) == name]
             if there and not replace and there[0].get("digest") != manifest.digest:
                 raise exists(name, self.store)
-            kept = [value for value in index["manifests"] if _name(value) != name]
-            kept.append({**manifest.json(), "annotations": {model.REF_NAME: name}})
+            _check_blobs(self.store, name or key, manifest)
+            kept = [
+                value
+                for value in index["manifests"]
+                if value not in there and not (key and _annotation(value, model.CACHE) == key)
+            ]
+            blob = Descriptor(manifest.media_type, manifest.digest, manifest.size)
+            kept.append(blob.json() | ({"annotations": more} if more else {}))
             index["manifests"] = kept
+
+
+def _check_blobs(store: Store, name: str, manifest: Descriptor) -> None:
+    """Check that an image is whole before it gets a name; raises ImageError."""
+    entry = Entry(name, manifest)
+    document = store.document(manifest, "manifest")
+    if not isinstance(document, dict) or "layers" not in document:
+        return  # not an image of ours, which `store.image` tells when it is used
+    document = store.manifest(entry)
+    for value in (document["config"], *document["layers"]):
+        blob = model.descriptor(value, f"the manifest of '{name}'")
+        if not (os.path.exists(store.blob_path(blob.digest)) or elsewhere.path_of(store, blob)):
+            raise elsewhere.lost(store, blob, name, document)
+
+
+def _today() -> str:
+    """Return the date and the time, as OCI writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def exists(name: str, store: Store) -> ImageError:
@@ -248,9 +290,14 @@ def _used(store: Store) -> frozenset[str]:
 
 def _name(value: Any) -> str:
     """Return the reference in a descriptor of the index, or ''."""
+    return _annotation(value, model.REF_NAME)
+
+
+def _annotation(value: Any, key: str) -> str:
+    """Return an annotation of a descriptor of the index, or ''."""
     annotations = value.get("annotations") if isinstance(value, dict) else None
-    name = annotations.get(model.REF_NAME) if isinstance(annotations, dict) else None
-    return name if isinstance(name, str) else ""
+    text = annotations.get(key) if isinstance(annotations, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 @contextmanager

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "builtin.h"
 #include "channel.h"
 #include "child.h"
 #include "files.h"
@@ -145,7 +146,7 @@ static bool open_streams(struct command *command, struct child *child)
 static bool launch(struct command *command, struct child *child)
 {
     if (open_streams(command, child))
-        command->pid = child_start(child);
+        command->pid = child->spec->builtin != NULL ? builtin_start(child) : child_start(child);
     if (command->pid <= 0) {
         child->error = errno;
         snprintf(child->failure, sizeof child->failure, "machine: make a process");

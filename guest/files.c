@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "failure.h"
+#include "made.h"
 
 static struct failure failure;
 
@@ -39,8 +40,10 @@ static bool is_below(const char *path, const char *folder)
 
 static int make_one(const char *path, const char *home, uid_t uid, gid_t gid)
 {
-    if (mkdir(path, 0755) == 0)
+    if (mkdir(path, 0755) == 0) {
+        made_path(path);
         return is_below(path, home) ? chown(path, uid, gid) : 0;
+    }
     struct stat found;
     if (errno == EEXIST && stat(path, &found) == 0 && !S_ISDIR(found.st_mode))
         errno = ENOTDIR;
@@ -84,6 +87,7 @@ int create_file(const char *path, mode_t mode)
 {
     const int flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
     int fd = open(path, flags, mode);
+    made_path(path);
     if (fd < 0) {
         if (make_parents(path, NULL, 0, 0) != 0)
             return -1;

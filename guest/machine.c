@@ -13,6 +13,7 @@
 
 #include "failure.h"
 #include "files.h"
+#include "made.h"
 
 #define NEW_ROOT "/root"
 #define LAYERS "/layers"
@@ -33,6 +34,19 @@ void machine_mount_early(void)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 }
 
+/* What has no path in the guest any more once the root is another one. */
+static bool keep_open(const char *path, int number)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return fail("layers", errno, "open %s", path);
+    if (fd != number) {
+        dup3(fd, number, O_CLOEXEC);
+        close(fd);
+    }
+    return true;
+}
+
 /* Most devices are there at once; those on a slow bus are given five seconds. */
 static bool wait_for_device(const char *path)
 {
@@ -45,21 +59,37 @@ static bool wait_for_device(const char *path)
     return false;
 }
 
+/* Only EROFS can begin in the middle of a device. What is not EROFS is a disk of someone else's:
+ * its journal is not replayed, since the disk is not to be changed. */
+static bool mount_layer(const struct layer_spec *layer, const char *folder, unsigned long flags)
+{
+    const char *type = layer->type != NULL ? layer->type : "erofs";
+    char options[64] = "";
+    if (layer->offset != 0)
+        snprintf(options, sizeof options, "fsoffset=%" PRIu64, layer->offset);
+    else if ((flags & MS_RDONLY) != 0 && strcmp(type, "ext4") == 0)
+        snprintf(options, sizeof options, "noload");
+    else if ((flags & MS_RDONLY) != 0 && strcmp(type, "xfs") == 0)
+        snprintf(options, sizeof options, "norecovery");
+    if (!wait_for_device(layer->device))
+        return fail("layers", ENOENT, "find the device %s", layer->device);
+    if (mount(layer->device, folder, type, flags, options[0] != 0 ? options : NULL) != 0)
+        return fail("layers", errno, "mount the layer %s (%s)", layer->device, type);
+    return true;
+}
+
 static bool mount_layers(const struct machine_spec *spec)
 {
     mkdir(LAYERS, 0755);
-    for (size_t i = 0; i < spec->layers.count; i++) {
-        const char *device = spec->layers.items[i];
+    for (size_t i = 0; i < spec->layer_count; i++) {
         char folder[sizeof LAYERS + 24];
         snprintf(folder, sizeof folder, LAYERS "/%zu", i);
         if (mkdir(folder, 0755) != 0)
             return fail("layers", errno, "make %s", folder);
-        if (!wait_for_device(device))
-            return fail("layers", ENOENT, "find the device %s", device);
-        if (mount(device, folder, "erofs", MS_RDONLY, NULL) != 0)
-            return fail("layers", errno, "mount the layer %s", device);
+        if (!mount_layer(&spec->layers[i], folder, MS_RDONLY))
+            return false;
     }
-    return true;
+    return keep_open(LAYERS, LAYERS_DESCRIPTOR);
 }
 
 static bool mount_scratch(const struct machine_spec *spec)
@@ -84,12 +114,7 @@ static bool mount_scratch(const struct machine_spec *spec)
     if ((mkdir(SCRATCH "/upper", 0755) != 0 && errno != EEXIST) ||
         (mkdir(SCRATCH "/work", 0755) != 0 && errno != EEXIST))
         return fail("scratch", errno, "make folders in scratch");
-    int fd = open(SCRATCH, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0 && fd != SCRATCH_DESCRIPTOR) {
-        dup3(fd, SCRATCH_DESCRIPTOR, O_CLOEXEC);
-        close(fd);
-    }
-    return true;
+    return keep_open(SCRATCH, SCRATCH_DESCRIPTOR);
 }
 
 static bool mount_overlay(size_t layers)
@@ -126,7 +151,8 @@ static void mount_kernel_file_systems(void)
         {"cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
     };
     for (size_t i = 0; i < sizeof mounts / sizeof *mounts; i++) {
-        mkdir(mounts[i].target, 0755);
+        if (mkdir(mounts[i].target, 0755) == 0)
+            made_path(mounts[i].target);
         mount(mounts[i].type, mounts[i].target, mounts[i].type, mounts[i].flags,
               mounts[i].options);
     }
@@ -150,6 +176,7 @@ static void mount_kernel_file_systems(void)
     if (stat("/tmp", &found) != 0 || !S_ISDIR(found.st_mode)) {
         unlink("/tmp");
         mkdir("/tmp", everyone);
+        made_path("/tmp");
     }
     if (stat("/tmp", &found) == 0 && (found.st_mode & 07777) != everyone)
         chmod("/tmp", everyone);
@@ -161,6 +188,7 @@ static bool carry_mount(const char *from, const char *to)
     if (lstat(to, &found) != 0 || !S_ISDIR(found.st_mode)) {
         unlink(to);
         mkdir(to, 0755);
+        made_path(to + sizeof NEW_ROOT - 1);
     }
     if (mount(from, to, NULL, MS_MOVE, NULL) != 0)
         return fail("overlay", errno, "move %s into the new root", from);
@@ -180,8 +208,14 @@ static bool switch_root(void)
 
 bool machine_make_root(const struct machine_spec *spec)
 {
-    if (!mount_layers(spec) || !mount_scratch(spec) || !mount_overlay(spec->layers.count) ||
-        !switch_root())
+    if (spec->layer_is_root) {
+        mkdir(NEW_ROOT, 0755);
+        if (!mount_layer(&spec->layers[0], NEW_ROOT, MS_NOATIME))
+            return false;
+    } else if (!mount_layers(spec) || !mount_scratch(spec) || !mount_overlay(spec->layer_count)) {
+        return false;
+    }
+    if (!switch_root())
         return false;
     mount_kernel_file_systems();
     return true;
@@ -198,6 +232,7 @@ static int make_mount_point(const struct share_spec *share, const struct machine
     if (make_parents(path, spec->home, (uid_t)spec->uid, (gid_t)spec->gid) != 0)
         return -1;
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    made_path(path);
     return fd < 0 ? -1 : close(fd);
 }
 
@@ -219,6 +254,15 @@ bool machine_mount_shares(const struct machine_spec *spec)
         writable_shares.fds[writable_shares.count++] = fd;
     }
     return true;
+}
+
+void machine_seal(void)
+{
+    int upper = openat(SCRATCH_DESCRIPTOR, "upper", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (upper >= 0) {
+        made_seal(upper);
+        close(upper);
+    }
 }
 
 int machine_sync_shares(void)

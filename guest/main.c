@@ -112,6 +112,7 @@ void agent_build_machine(uint8_t *bytes, size_t size)
             const struct failure *failure = last_failure();
             agent_fail(failure->stage, failure->error, failure->text);
         }
+        machine_seal();
     }
     struct record_writer *records = channel_begin_records();
     record_put_number(records, 12, memory_total());

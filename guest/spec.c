@@ -64,9 +64,10 @@ static const struct field machine_fields[] = {
     {1, LINE, false},    {2, TEXT, true},     {3, TEXT, false},    {4, NUMBER, false},
     {5, TEXT, true},     {6, TEXT, true},     {7, TEXT, true},     {8, TEXT, true},
     {9, NUMBER, true},     {10, TEXT, true},    {11, TEXT, true},    {12, LINE, true},
-    {13, LINE, true},    {14, LINE, true},    {15, NUMBER, false}, {20, NUMBER, false},
-    {21, NUMBER, false}, {22, LINE, false},   {23, LINE, false},   {24, LINE, false},
-    {25, FLAG, false},   {30, NUMBER, false},
+    {13, LINE, true},    {14, LINE, true},    {15, NUMBER, false}, {16, NUMBER, true},
+    {17, TEXT, true},    {18, FLAG, false},   {20, NUMBER, false},
+    {21, NUMBER, false}, {22, LINE, false},
+    {23, LINE, false},   {24, LINE, false},   {25, FLAG, false},   {30, NUMBER, false},
 };
 
 static const char *share_record(struct machine_spec *spec, const struct record *record)
@@ -96,13 +97,37 @@ static const char *share_record(struct machine_spec *spec, const struct record *
     return NULL;
 }
 
+static const char *layer_record(struct machine_spec *spec, const struct record *record)
+{
+    if (record->tag == 2) {
+        if (spec->layer_count == LAYERS_MAX)
+            return "too many layers";
+        spec->layers[spec->layer_count++] = (struct layer_spec){
+            .device = (const char *)record->data, .type = NULL, .offset = 0};
+        return NULL;
+    }
+    if (spec->layer_count == 0)
+        return "record of a layer before its device";
+    struct layer_spec *layer = &spec->layers[spec->layer_count - 1];
+    if (record->tag == 16) {
+        layer->offset = get_u64(record->data);
+        return NULL;
+    }
+    if (layer->type != NULL)
+        return "repeated record of a layer";
+    layer->type = (const char *)record->data;
+    return NULL;
+}
+
 static const char *machine_record(struct machine_spec *spec, const struct record *record)
 {
     static const char too_many[] = "too many records of one kind";
     const char *text = (const char *)record->data;
     switch (record->tag) {
     case 1: spec->hostname = text; return NULL;
-    case 2: return append(&spec->layers, text) ? NULL : too_many;
+    case 2:
+    case 16:
+    case 17: return layer_record(spec, record);
     case 3: spec->scratch = text; return NULL;
     case 4: spec->scratch_size = get_u64(record->data); return NULL;
     case 10: return append(&spec->addresses, text) ? NULL : too_many;
@@ -111,6 +136,7 @@ static const char *machine_record(struct machine_spec *spec, const struct record
     case 13: return append(&spec->search, text) ? NULL : too_many;
     case 14: return append(&spec->hosts, text) ? NULL : too_many;
     case 15: spec->mtu = get_u64(record->data); return NULL;
+    case 18: spec->layer_is_root = get_u64(record->data) == 1; return NULL;
     case 20: spec->uid = get_u64(record->data); return NULL;
     case 21: spec->gid = get_u64(record->data); return NULL;
     case 22: spec->user = text; return NULL;
@@ -124,8 +150,10 @@ static const char *machine_record(struct machine_spec *spec, const struct record
 
 static const char *machine_check(const struct machine_spec *spec)
 {
-    if (spec->layers.count == 0)
+    if (spec->layer_count == 0)
         return "machine without layers";
+    if (spec->layer_is_root && spec->layer_count != 1)
+        return "several layers cannot be the root themselves";
     for (size_t i = 0; i < spec->share_count; i++) {
         const struct share_spec *share = &spec->shares[i];
         if (share->source == NULL || share->target == NULL)
@@ -156,7 +184,6 @@ static struct text_list list_of(const char **items, size_t limit)
 const char *machine_decode(uint8_t *bytes, size_t size, struct machine_spec *spec)
 {
     memset(spec, 0, sizeof *spec);
-    spec->layers = list_of(spec->layer_items, LAYERS_MAX);
     spec->addresses = list_of(spec->address_items, ADDRESSES_MAX);
     spec->gateways = list_of(spec->gateway_items, ADDRESSES_MAX);
     spec->name_servers = list_of(spec->server_items, RESOLVER_MAX);
@@ -184,7 +211,7 @@ const char *machine_decode(uint8_t *bytes, size_t size, struct machine_spec *spe
 static const struct field command_fields[] = {
     {1, TEXT, true},    {2, TEXT, true},   {3, TEXT, false},   {4, NUMBER, false},
     {5, NUMBER, false}, {6, NUMBER, true}, {7, FLAG, false},   {8, NUMBER, false},
-    {9, NUMBER, false}, {10, NUMBER, false}, {11, TEXT, false},
+    {9, NUMBER, false}, {10, NUMBER, false}, {11, TEXT, false}, {12, TEXT, false},
 };
 
 static const char *command_record(struct command_spec *spec, const struct record *record)
@@ -210,6 +237,7 @@ static const char *command_record(struct command_spec *spec, const struct record
         spec->columns = (uint16_t)(number & UINT16_MAX);
         return number <= UINT16_MAX ? NULL : range;
     case 11: spec->user = (const char *)record->data; return NULL;
+    case 12: spec->builtin = (const char *)record->data; return NULL;
     default: spec->umask = (mode_t)(number & 0777); return number <= 0777 ? NULL : range;
     }
 }

@@ -28,11 +28,21 @@ struct share_spec {
     bool read_only, single_file;
 };
 
+struct layer_spec {
+    const char *device, *type;
+    /* Bytes before the file system in the device. */
+    uint64_t offset;
+};
+
 struct machine_spec {
     const char *hostname;
+    struct layer_spec layers[LAYERS_MAX];
+    size_t layer_count;
+    /* No overlay: the only layer is the root, and is written to. */
+    bool layer_is_root;
     const char *scratch;
     uint64_t scratch_size;
-    struct text_list layers, addresses, gateways, name_servers, search, hosts;
+    struct text_list addresses, gateways, name_servers, search, hosts;
     struct share_spec shares[SHARES_MAX];
     size_t share_count;
     uint64_t mtu;
@@ -40,14 +50,16 @@ struct machine_spec {
     const char *user, *home, *shell;
     bool may_become_root;
     uint64_t clock;
-    const char *layer_items[LAYERS_MAX], *address_items[ADDRESSES_MAX];
-    const char *gateway_items[ADDRESSES_MAX], *server_items[RESOLVER_MAX];
-    const char *search_items[RESOLVER_MAX], *hosts_items[HOSTS_MAX];
+    const char *address_items[ADDRESSES_MAX], *gateway_items[ADDRESSES_MAX];
+    const char *server_items[RESOLVER_MAX], *search_items[RESOLVER_MAX];
+    const char *hosts_items[HOSTS_MAX];
 };
 
 struct command_spec {
     size_t argc, envc, group_count;
     const char *directory;
+    /* A builtin of the agent's, whose arguments `argv` holds; NULL: a program of the guest's. */
+    const char *builtin;
     /* A name to look up in the guest; NULL: the numbers below. */
     const char *user;
     bool has_uid, has_gid;

@@ -12,6 +12,7 @@
 #include "channel.h"
 #include "failure.h"
 #include "files.h"
+#include "made.h"
 #include "table.h"
 
 static bool has_entry(struct table table, int number, const char *wanted)
@@ -42,7 +43,9 @@ static bool append_line(const char *path, struct table table, const char *line)
     if (length < 0 || (size_t)length >= sizeof text)
         return fail("user", ENAMETOOLONG, "add the user to %s", path);
     int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    if (fd < 0)
+    if (fd >= 0)
+        made_line(path, line);
+    else
         fd = create_file(path, 0644);
     ssize_t done = fd < 0 ? -1 : write(fd, text, (size_t)length);
     int error = done < 0 ? errno : ENOSPC;

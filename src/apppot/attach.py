@@ -12,7 +12,8 @@ from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.session import CommandResult
 from apppot.agent.streams import let_go
 from apppot.control import ControlClient
-from apppot.drive import RELAYED, command_status, command_trouble
+from apppot.drive import RELAYED
+from apppot.ending import command_status, command_trouble
 from apppot.errors import AppPotError, ExitStatus, MachineError, UsageError
 from apppot.machine import rundir
 from apppot.run import identity

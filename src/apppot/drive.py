@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
@@ -10,10 +9,12 @@ from enum import StrEnum
 
 from apppot import paths, process
 from apppot.agent import terminal
+from apppot.agent.archiving import Archiving
 from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.session import Command, CommandResult, Session, State
 from apppot.agent.streams import let_go
 from apppot.control import ControlServer
+from apppot.ending import command_status, command_trouble
 from apppot.errors import AppPotError, ExitStatus, MachineError
 from apppot.lean import TYPE_CHECKING, dataclass
 from apppot.machine.placement import INTERVAL, Balancer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from apppot.agent.spec import CommandSpec
     from apppot.machine.engine import Engine, Machine
+    from apppot.run import Capture
 
 RELAYED = (
     signal.SIGTERM,
@@ -79,6 +81,7 @@ class Outcome:
     host_cpu_time: float = 0.0
     host_peak_memory: int = 0
     kernel: str = ""
+    captured: bool = False  # the changes were archived, wholly
 
 
 class Driver:
@@ -94,6 +97,7 @@ class Driver:
         stdio: tuple[int, int, int],
         time_limit: float | None,
         grace: float,
+        capture: Capture | None = None,
         notice: Callable[[str], None],
     ) -> None:
         self._engine = engine
@@ -105,6 +109,7 @@ class Driver:
         self._time_limit = time_limit
         self._grace = grace
         self._notice = notice
+        self._archiving = Archiving(session, capture) if capture else None
         self._phase = Phase.BOOTING
         self._main: Command | None = None
         self._cause: Source | None = None
@@ -157,7 +162,7 @@ class Driver:
     def _ready(self) -> None:
         self._phase = Phase.RUNNING
         self._main = self._session.start(self._spec, self._stdio)
-        self._main.on_end = lambda _: self._power_off()
+        self._main.on_end = lambda _: self._payload_ended()
         self._main.on_output_end = self._output_ended
         if self._time_limit is not None:
             self._loop.timer("limit", self._time_limit, self._out_of_time)
@@ -169,6 +174,14 @@ class Driver:
         """
         if stream == self._stdio[1] == 1:
             let_go(1)
+
+    def _payload_ended(self) -> None:
+        """Archive the changes if they are wanted, and if there was a payload; then power off."""
+        result = self._main.result if self._main else None
+        if self._archiving and self._phase is Phase.RUNNING and result and not result.failure:
+            self._archiving.begin(self._power_off)
+        else:
+            self._power_off()
 
     def _power_off(self) -> None:
         """Let the agent write everything out and end the machine."""
@@ -301,6 +314,7 @@ class Driver:
             host_cpu_time=end.cpu_time,
             host_peak_memory=end.peak_memory,
             kernel=self._session.kernel,
+            captured=bool(self._archiving and self._archiving.done),
         )
 
     def _status(self, result: CommandResult | None) -> tuple[int, Source]:
@@ -326,6 +340,8 @@ class Driver:
                 f"shared folders could not be written out: {os.strerror(lost)}",
                 "files that the payload wrote may be incomplete; check space and quota",
             )
+        if self._archiving and self._archiving.trouble:
+            return f"the changes could not be saved: {self._archiving.trouble}", ""
         if self._main and self._main.output_error:
             return f"output could not be written: {self._main.output_error.strerror}", ""
         return "", ""
@@ -354,33 +370,6 @@ class Driver:
         import re
 
         return re.search(pattern, self._machine.console_tail())
-
-
-def command_status(result: CommandResult | None) -> int:
-    """Return the exit status for a command's result (docs/reference/exit-statuses.md)."""
-    if result is None or result.failure.startswith(("working directory", "user", "machine")):
-        return ExitStatus.MACHINE
-    if result.failure_errno in (errno.ENOENT, errno.ENOTDIR):
-        return ExitStatus.NOT_FOUND
-    if result.failure:
-        return ExitStatus.CANNOT_EXECUTE
-    if result.signal is not None:
-        return ExitStatus.SIGNAL_BASE + result.signal
-    return result.code or 0
-
-
-def command_trouble(program: bytes, result: CommandResult) -> tuple[str, str]:
-    """Return why a command did not start, and what to do about it."""
-    status = command_status(result)
-    name = program.decode("utf-8", "replace")
-    reason = os.strerror(result.failure_errno) if result.failure_errno else result.failure
-    if result.failure_errno == errno.ELIBACC:  # the agent's word for it; ENOENT is our 127
-        reason = "the interpreter or loader that it names is not in the image"
-    if status == ExitStatus.MACHINE:
-        return f"{result.failure}: {reason}", "see --workdir and --user"
-    if status == ExitStatus.NOT_FOUND:
-        return f"'{name}' was not found in the image", "give its path, or --env PATH=..."
-    return f"'{name}' cannot be executed: {reason}", ""
 
 
 def _stage_hint(stage: str) -> str:

@@ -15,7 +15,7 @@ from apppot.errors import AppPotError, MachineError, UsageError
 from apppot.image import store
 from apppot.lean import TYPE_CHECKING, dataclass
 from apppot.machine import limits, placement, rundir
-from apppot.machine.model import MachineSpec, Network, Share, UmlMode
+from apppot.machine.model import LayerFile, MachineSpec, Network, Share, UmlMode
 from apppot.machine.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -38,6 +38,14 @@ class Identity:
     name: str
     home: str
     image_name: str = ""  # looked up in the guest's /etc/passwd by the agent
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Archive the machine's changes after the payload's end, to the descriptor `target`."""
+
+    target: int
+    excludes: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ class RunRequest:
     mode: UmlMode | None = None
     kernel_arguments: tuple[str, ...] = ()
     stdio: tuple[int, int, int] = (0, 1, 2)
+    builtin: bytes = b""  # of the agent's, instead of a program of the image's; see worker.py
+    capture: Capture | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,8 @@ def environment(
 
 def payload(request: RunRequest, config: ImageConfig) -> tuple[bytes, ...]:
     """Return the argument vector: the user's, else the image's, else a shell."""
+    if request.builtin:
+        return (request.builtin, *request.command)
     entry = tuple(os.fsencode(word) for word in config.entrypoint)
     own = request.command or tuple(os.fsencode(word) for word in config.cmd)
     return (*entry, *own) or (b"/bin/sh",)
@@ -190,7 +202,7 @@ def machine_spec(request: RunRequest, image: Image, who: Identity) -> MachineSpe
         guest_user = GuestUser(who.uid, who.gid, who.name, who.home)
     return MachineSpec(
         hostname=request.hostname,
-        layers=tuple(layer.path for layer in image.layers),
+        layers=tuple(LayerFile(layer.path, layer.offset, layer.type) for layer in image.layers),
         cpus=request.cpus,
         host_cpus=placement.choose(allowed, request.cpus),
         memory=memory,
@@ -240,6 +252,7 @@ def command_spec(
         terminal=size,
         umask=_umask(),
         user=who.image_name,
+        builtin=request.builtin,
     )
 
 
@@ -272,8 +285,11 @@ def run_for_user(request: RunRequest, report_path: str | None) -> int:
     return int(outcome.status)
 
 
-def run(request: RunRequest) -> Finished:
-    """Run a payload to its end; raises AppPotError if it could not be run."""
+def run(request: RunRequest, image: Image | None = None) -> Finished:
+    """Run a payload to its end; raises AppPotError if it could not be run.
+
+    With `image`, that one is used, and not the one that the request names.
+    """
     from apppot.machine.uml import UmlEngine
 
     began = time.time()
@@ -282,7 +298,7 @@ def run(request: RunRequest) -> Finished:
         if request.terminal:
             terminal.find()
         who = identity(request.user)
-        image = store.resolve(request.image)
+        image = image or store.resolve(request.image)
         spec = machine_spec(request, image, who)
         command = command_spec(request, image, who, os.environ)
         rundir.sweep()
@@ -305,6 +321,7 @@ def run(request: RunRequest) -> Finished:
             stdio=request.stdio,
             time_limit=request.time_limit,
             grace=request.grace,
+            capture=request.capture,
             notice=terminal.tell if request.verbose else lambda _: None,
         )
         folder.record(_facts(request, image, spec, command, began))

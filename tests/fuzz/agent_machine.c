@@ -33,8 +33,12 @@ static void check_machine(const struct machine_spec *spec)
     check_optional(spec->hostname);
     check_optional(spec->scratch);
     check_optional(spec->shell);
-    assert(spec->layers.count > 0);
-    check_list(&spec->layers);
+    assert(spec->layer_count > 0 && spec->layer_count <= LAYERS_MAX);
+    for (size_t i = 0; i < spec->layer_count; i++) {
+        check(spec->layers[i].device);
+        check_optional(spec->layers[i].type);
+    }
+    assert(!spec->layer_is_root || spec->layer_count == 1);
     check_list(&spec->addresses);
     check_list(&spec->gateways);
     check_list(&spec->name_servers);

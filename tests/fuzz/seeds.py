@@ -6,6 +6,7 @@ import itertools
 import os
 import struct
 import sys
+import tarfile
 
 Value = int | bytes
 
@@ -32,6 +33,18 @@ ACCOUNTS = [
 ]
 
 
+PAX = {"path": "p/" + "x" * 120, "mtime": "1.5", "uid": "4000000", "SCHILY.xattr.user.a": "v\n"}
+
+
+def member() -> bytes:
+    """Return the header of a tar entry, and behind it its pax records."""
+    info = tarfile.TarInfo("name")
+    info.type, info.linkname, info.mode = tarfile.SYMTYPE, "target", 0o644
+    lines = [f" {key}={value}\n".encode() for key, value in PAX.items()]
+    records = b"".join(str(len(line) + len(str(len(line) + 2))).encode() + line for line in lines)
+    return info.tobuf(tarfile.USTAR_FORMAT)[:512] + records
+
+
 def record(tag: int, value: Value) -> bytes:
     raw = value.to_bytes(8, "little") if isinstance(value, int) else value
     return struct.pack("<HHI", tag, 0, len(raw)) + raw
@@ -51,6 +64,7 @@ def seeds() -> dict[str, list[bytes]]:
         "agent_machine": specifications(MACHINE),
         "agent_command": specifications(COMMAND),
         "agent_accounts": ACCOUNTS,
+        "agent_tar": [member()],
     }
 
 

@@ -72,7 +72,7 @@ def test_broken_frames(agent: Agent, data: bytes) -> None:
         [(1, b"a"), (7, 2)],
         [(1, b"a"), (8, 65536)],
         [(1, b"a"), (10, 0o1000)],
-        [(1, b"a"), (12, b"")],
+        [(1, b"a"), (99, b"")],
         [(1, b"a"), (0, b"")],
     ],
 )
@@ -88,6 +88,9 @@ def test_broken_command_specifications(agent: Agent, pairs: list[Pair]) -> None:
         [(1, b"host")],
         [LAYER, (1, b"two\nlines")],
         [LAYER, (12, b"1.1.1.1\nsearch evil")],
+        [(16, 4096), LAYER],
+        [LAYER, (17, b"ext4"), (17, b"xfs")],
+        [LAYER, LAYER, (18, 1)],
         [LAYER, (14, b"1.1.1.1 a\n2.2.2.2 b")],
         [LAYER, (6, b"source without a type")],
         [LAYER, (5, b"hostfs"), (7, b"/job")],

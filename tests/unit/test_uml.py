@@ -6,18 +6,22 @@ import signal
 
 import pytest
 
-from apppot.machine.model import MachineSpec, Network, Share, UmlMode
+from apppot.agent.spec import GuestLayer
+from apppot.errors import MachineError
+from apppot.machine.model import LayerFile, MachineSpec, Network, Share, UmlMode
 from apppot.machine.network import passt_arguments
 from apppot.machine.uml import (
     Descriptors,
     advice,
     confine_arguments,
     diagnosis,
+    disk_name,
     guest_spec,
     kernel_arguments,
 )
 
-SPEC = MachineSpec(hostname="node", layers=("/a", "/b"), cpus=1, host_cpus=(3,), memory=256 << 20)
+LAYERS = (LayerFile("/a"), LayerFile("/b", offset=4096))
+SPEC = MachineSpec(hostname="node", layers=LAYERS, cpus=1, host_cpus=(3,), memory=256 << 20)
 GIVEN = Descriptors(channel=3, initrd=4, run=5, layers=(6, 7))
 
 
@@ -59,6 +63,33 @@ def test_kernel_arguments_hold_no_text_of_the_users() -> None:
     assert "virtio_uml.device=fd=11:1" in found
 
 
+def test_a_layer_that_is_written_to_is_the_root() -> None:
+    spec = _with(layers=(LayerFile("/disk", type="ext4"),), write_layer=True)
+    given = Descriptors(3, 4, 5, (6,))
+    assert "ubd0c=/proc/self/fd/6" in kernel_arguments(spec, given)
+    assert "--rw-fd 6" in " ".join(confine_arguments("confine", spec, given, 99))
+    found = guest_spec(spec, given, ())
+    assert found.layers == (GuestLayer("/dev/ubda", "ext4"),)
+    assert found.layer_is_root
+
+
+def test_names_of_many_disks() -> None:
+    assert [disk_name(n) for n in (0, 25, 26, 51, 52)] == [
+        "ubda",
+        "ubdz",
+        "ubdaa",
+        "ubdaz",
+        "ubdba",
+    ]
+
+
+def test_too_many_layers_are_refused() -> None:
+    spec = _with(layers=tuple(LayerFile(f"/{n}") for n in range(200)))
+    given = Descriptors(3, 4, 5, tuple(range(6, 206)))
+    with pytest.raises(MachineError, match="command line too long"):
+        kernel_arguments(spec, given)
+
+
 def test_confine_arguments() -> None:
     spec = _with(host_cpus=(1, 3), shares=(Share("/rw", b"/rw"), Share("/ro", b"/ro", True)))
     given = Descriptors(3, 4, 5, (6,), shares=(8, 9), scratch=10)
@@ -78,7 +109,8 @@ def test_guest_spec() -> None:
     spec = _with(shares=(Share("/h", b"/job"),), network=Network.NONE)
     given = Descriptors(3, 4, 5, (6, 7), shares=(8,), scratch=9)
     found = guest_spec(spec, given, (False,))
-    assert found.layers == ("/dev/ubda", "/dev/ubdb")
+    assert found.layers == (GuestLayer("/dev/ubda"), GuestLayer("/dev/ubdb", offset=4096))
+    assert not found.layer_is_root
     assert found.scratch == "/dev/ubdc"
     assert found.network is None
     assert [(s.filesystem, s.target, s.options) for s in found.shares] == [("hostfs", b"/job", "8")]

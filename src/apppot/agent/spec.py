@@ -22,6 +22,15 @@ class GuestShare:
 
 
 @dataclass(frozen=True)
+class GuestLayer:
+    """A layer as the guest mounts it; `offset` in bytes, of the file system in the device."""
+
+    device: str
+    type: str = ""  # "": EROFS
+    offset: int = 0
+
+
+@dataclass(frozen=True)
 class GuestUser:
     """The user that the guest provides for the payload."""
 
@@ -48,7 +57,8 @@ class GuestSpec:
     """The `MACHINE` specification."""
 
     hostname: str
-    layers: tuple[str, ...]
+    layers: tuple[GuestLayer, ...]
+    layer_is_root: bool = False  # no overlay: the only layer is written to
     scratch: str = ""
     scratch_limit: int = 0
     shares: tuple[GuestShare, ...] = ()
@@ -62,8 +72,7 @@ class GuestSpec:
 
     def _pairs(self) -> Iterator[tuple[int, int | str | bytes]]:
         yield 1, self.hostname
-        for layer in self.layers:
-            yield 2, layer
+        yield from self._layers()
         if self.scratch:
             yield 3, self.scratch
         yield 4, self.scratch_limit
@@ -92,6 +101,16 @@ class GuestSpec:
         if self.clock:
             yield 30, self.clock
 
+    def _layers(self) -> Iterator[tuple[int, int | str]]:
+        for layer in self.layers:
+            yield 2, layer.device
+            if layer.offset:
+                yield 16, layer.offset
+            if layer.type:
+                yield 17, layer.type
+        if self.layer_is_root:
+            yield 18, 1
+
 
 @dataclass(frozen=True)
 class Terminal:
@@ -114,6 +133,7 @@ class CommandSpec:
     terminal: Terminal | None = None
     umask: int = 0o022
     user: str = ""  # a name of the guest's; takes the place of uid, gid and groups
+    builtin: bytes = b""  # of the agent's, which gets the arguments; no program of the guest's
 
     def encode(self) -> bytes:
         """Return the specification's records."""
@@ -136,3 +156,5 @@ class CommandSpec:
         yield 10, self.umask
         if self.user:
             yield 11, self.user
+        if self.builtin:
+            yield 12, self.builtin

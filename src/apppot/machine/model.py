@@ -34,15 +34,25 @@ class Share:
 
 
 @dataclass(frozen=True)
+class LayerFile:
+    """A file system that is a layer: a file, or a part of one that begins at `offset` bytes."""
+
+    path: str
+    offset: int = 0
+    type: str = ""  # "": EROFS
+
+
+@dataclass(frozen=True)
 class MachineSpec:
     """One virtual machine. Sizes in bytes; `host_cpus` are the host's CPUs that it may use."""
 
     hostname: str
-    layers: tuple[str, ...]  # paths of EROFS files, the lowest first
+    layers: tuple[LayerFile, ...]  # the lowest first
     cpus: int
     host_cpus: tuple[int, ...]
     memory: int
     mode: UmlMode = UmlMode.SECCOMP
+    write_layer: bool = False  # no overlay: the only layer is the root, and is written to
     scratch: int | None = None  # size of the disk; None: memory
     shares: tuple[Share, ...] = ()
     network: Network = Network.USER

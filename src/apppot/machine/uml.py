@@ -8,7 +8,7 @@ import stat
 from _socket import socketpair  # `socket` takes 2 ms, and is loaded while the kernel boots
 
 from apppot import kit, process
-from apppot.agent.spec import GuestShare, GuestSpec
+from apppot.agent.spec import GuestLayer, GuestShare, GuestSpec
 from apppot.errors import MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine import network, scratch
@@ -25,6 +25,8 @@ LOOPS_PER_JIFFY = 4_000_000
 # One mapping on the host, and one fault, cover a folio of several pages; see kernel.md.
 FOLIOS = "16K,32K,64K,128K,256K,512K,1M:always"
 _CHANNEL = "/dev/hostpipe"
+# COMMAND_LINE_SIZE in arch/um/include/asm/setup.h, less what the kernel itself puts before it.
+_LONGEST = 4000
 _FIRST = 3  # the first descriptor that is ours to give; 0 to 2 are the kernel's own console
 
 
@@ -42,7 +44,10 @@ class Descriptors:
 
 
 def kernel_arguments(spec: MachineSpec, given: Descriptors) -> list[str]:
-    """Return the guest kernel's command line. It holds no text of the user's, only numbers."""
+    """Return the guest kernel's command line. It holds no text of the user's, only numbers.
+
+    Raises MachineError if it is too long.
+    """
     arguments = [
         f"mem={spec.memory >> 10}K",
         f"seccomp={'on' if spec.mode is UmlMode.SECCOMP else 'off'}",
@@ -59,7 +64,8 @@ def kernel_arguments(spec: MachineSpec, given: Descriptors) -> list[str]:
     if spec.cpus > 1:
         arguments.append(f"ncpus={spec.cpus}")
     # r: read-only; c: no lock on the file, for file systems of clusters that have none
-    arguments.extend(f"ubd{n}rc=/proc/self/fd/{fd}" for n, fd in enumerate(given.layers))
+    kind = "c" if spec.write_layer else "rc"
+    arguments.extend(f"ubd{n}{kind}=/proc/self/fd/{fd}" for n, fd in enumerate(given.layers))
     if given.scratch is not None:
         arguments.append(f"ubd{len(given.layers)}c=/proc/self/fd/{given.scratch}")
     shares = [
@@ -70,7 +76,14 @@ def kernel_arguments(spec: MachineSpec, given: Descriptors) -> list[str]:
     arguments.append("hostfs_fd=" + (",".join(shares) or "0ro"))
     if given.network is not None:
         arguments.append(f"virtio_uml.device=fd={given.network}:1")
-    return [*arguments, *spec.kernel_arguments]
+    arguments.extend(spec.kernel_arguments)
+    if sum(len(word) + 1 for word in arguments) > _LONGEST:
+        raise MachineError(
+            f"{len(spec.layers)} layers and {len(spec.shares)} shared folders make the guest"
+            " kernel's command line too long",
+            hint="use fewer --bind and --kernel-arg, or an image with fewer layers",
+        )
+    return arguments
 
 
 def confine_arguments(
@@ -93,7 +106,7 @@ def confine_arguments(
     ]
     # fmt: on
     for descriptor in given.layers:
-        words += ["--ro-fd", str(descriptor)]
+        words += ["--rw-fd" if spec.write_layer else "--ro-fd", str(descriptor)]
     for descriptor, share in zip(given.shares, spec.shares, strict=True):
         words += ["--ro-fd" if share.read_only else "--rw-fd", str(descriptor)]
     if given.scratch is not None:
@@ -103,10 +116,14 @@ def confine_arguments(
 
 def guest_spec(spec: MachineSpec, given: Descriptors, single_files: tuple[bool, ...]) -> GuestSpec:
     """Return what the agent is asked to set up."""
-    disks = [f"/dev/ubd{chr(ord('a') + n)}" for n in range(len(given.layers) + 1)]
+    disks = [f"/dev/{disk_name(n)}" for n in range(len(given.layers) + 1)]
     return GuestSpec(
         hostname=spec.hostname,
-        layers=tuple(disks[:-1]),
+        layers=tuple(
+            GuestLayer(disk, layer.type, layer.offset)
+            for disk, layer in zip(disks[:-1], spec.layers, strict=True)
+        ),
+        layer_is_root=spec.write_layer,
         scratch=disks[-1] if given.scratch is not None else "",
         shares=tuple(
             GuestShare("hostfs", f"share{n}", share.target, str(fd), share.read_only, single)
@@ -119,6 +136,12 @@ def guest_spec(spec: MachineSpec, given: Descriptors, single_files: tuple[bool, 
         else None,
         user=spec.user,
     )
+
+
+def disk_name(number: int) -> str:
+    """Return the guest's name of a disk: ubda to ubdz, then ubdaa and so on."""
+    high, low = divmod(number, 26)
+    return "ubd" + (chr(ord("a") + high - 1) if high else "") + chr(ord("a") + low)
 
 
 class _Hand:
@@ -210,7 +233,12 @@ class UmlEngine(Engine):
             channel=hand.give(channel),
             initrd=hand.open(tools.file(kit.AGENT), os.O_RDONLY, "the kit's agent"),
             run=hand.open(run.path, os.O_RDONLY | os.O_DIRECTORY, "the machine's folder"),
-            layers=tuple(hand.open(path, os.O_RDONLY, "the image's layer") for path in spec.layers),
+            layers=tuple(
+                hand.open(
+                    layer.path, os.O_RDWR if spec.write_layer else os.O_RDONLY, "the image's layer"
+                )
+                for layer in spec.layers
+            ),
             shares=tuple(_open_share(hand, share) for share in spec.shares),
             scratch=None
             if spec.scratch is None

@@ -1,0 +1,92 @@
+"""Machines that work for AppPot itself: the guest reads file systems, so that the host need not.
+
+Each is booted for one task of the agent's own, and has no network, no shared folder and no program
+of the image. docs/reference/protocol.md describes the tasks.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING
+
+from apppot.errors import MachineError
+from apppot.image.model import Image, ImageConfig
+from apppot.machine.model import Network
+from apppot.run import Capture, RunRequest, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from apppot.image.model import Layer
+
+MEMORY = 512 << 20
+
+
+def archive(layers: Sequence[Layer], words: Sequence[str], target: int) -> None:
+    """Write a tar archive to the descriptor `target`; raises MachineError.
+
+    The words are those of the agent's `archive`: ("layer", "0") or ("tree", "--root", "/", ".").
+    """
+    _run(layers, b"archive", words, target=target)
+
+
+def unpack(
+    layers: Sequence[Layer],
+    source: int,
+    folder: str,
+    *,
+    owner: str = "",
+    target: int,
+    scratch: int | None = None,
+) -> None:
+    """Unpack the tar archive of the descriptor `source` on top of layers; raises MachineError.
+
+    `target` gets the archive of what this has changed. `owner` is a user and group of the image.
+    With `scratch`, changes are kept on a disk of so many bytes instead of in memory.
+    """
+    words = [folder, *(("--chown", owner) if owner else ())]
+    _run(layers, b"unpack", words, source=source, capture=target, scratch=scratch)
+
+
+def _run(
+    layers: Sequence[Layer],
+    builtin: bytes,
+    words: Sequence[str],
+    *,
+    source: int | None = None,
+    target: int | None = None,
+    capture: int | None = None,
+    scratch: int | None = None,
+) -> None:
+    name = os.fsdecode(builtin)
+    image = Image(f"({name})", "", tuple(layers), ImageConfig())
+    with (
+        open(os.devnull, "r+b", buffering=0) as nothing,
+        tempfile.TemporaryFile() as reasons,
+    ):
+        null = nothing.fileno()
+        request = RunRequest(
+            image=image.name,
+            command=tuple(map(os.fsencode, words)),
+            memory=MEMORY,
+            scratch=scratch,
+            job_dir=None,
+            network=Network.NONE,
+            user="root",
+            workdir=b"/",
+            stdio=(
+                null if source is None else source,
+                null if target is None else target,
+                reasons.fileno(),
+            ),
+            builtin=builtin,
+            capture=None if capture is None else Capture(capture),
+        )
+        outcome = run(request, image).outcome
+        reasons.seek(0)
+        said = reasons.read().decode("utf-8", "replace").strip()
+    if outcome.message:
+        raise MachineError(outcome.message, hint=outcome.hint)
+    if outcome.status:
+        raise MachineError(f"the agent's '{name}' failed: {said or outcome.status}")

@@ -1,9 +1,11 @@
 /* The builtin `unpack`: the files of a tar archive, into a folder of the guest.
  *
  *   unpack FOLDER [--chown USER[:GROUP]]
+ *   unpack PATH --file [--chown USER[:GROUP]]
  *
  * Folders that are there stay, and links to folders are followed, as by `cp -a`; everything else
- * that is in the way is replaced.
+ * that is in the way is replaced. With --file, the archive has one entry, which becomes PATH, or
+ * goes into it if that is a folder.
  */
 #include "unpack.h"
 
@@ -32,6 +34,10 @@ static struct {
 static bool has_owner;
 static uid_t owner;
 static gid_t owner_group;
+/* Was not there: it gets the owner, and what the archive's entry `.` says. */
+static bool folder_is_new;
+/* With --file: the entry's new name. */
+static const char *new_name;
 
 /* Folders get their times last: what is put into them changes these. */
 static struct times {
@@ -245,12 +251,12 @@ static bool make_other(struct tar_member *member, const char *path)
 
 static bool make_member(struct tar_member *member)
 {
-    const char *path = plain_path(member->path);
+    const char *path = new_name != NULL ? new_name : plain_path(member->path);
     errno = 0;
     if (path[0] == 0)
         return wrong("an entry of the archive leads out of it:", member->path);
-    /* The folder itself keeps what it has. */
-    if (strcmp(path, ".") == 0)
+    /* A folder that was there keeps what it has. */
+    if (strcmp(path, ".") == 0 && !(folder_is_new && member->type == (char)TAR_FOLDER))
         return copy_out(-1, member->size);
     if (member->type == (char)TAR_FILE)
         return make_file(member, path);
@@ -306,17 +312,61 @@ static bool find_owner(const char *text)
     return true;
 }
 
+/* The part of a path that is the first one to be missing; "" if all are there. */
+static void first_missing(const char *path, char *part)
+{
+    size_t length = strlen(path);
+    for (size_t i = 1; i <= length; i++) {
+        if (path[i] != '/' && path[i] != 0)
+            continue;
+        memcpy(part, path, i);
+        part[i] = 0;
+        if (!is_folder(part))
+            return;
+    }
+    part[0] = 0;
+}
+
+static bool enter(const char *folder)
+{
+    char missing[PATH_MAX];
+    if (strlen(folder) >= sizeof missing) {
+        errno = ENAMETOOLONG;
+        return false;
+    }
+    first_missing(folder, missing);
+    folder_is_new = missing[0] != 0;
+    return make_folders(folder, has_owner ? missing : NULL, owner, owner_group) == 0 &&
+           chdir(folder) == 0;
+}
+
+/* Cuts the last name off a path that is no folder; "" is the root. */
+static const char *cut_name(char *path)
+{
+    char *slash = strrchr(path, '/');
+    if (is_folder(path) || slash == NULL || slash[1] == 0)
+        return path;
+    *slash = 0;
+    new_name = slash + 1;
+    return path[0] != 0 ? path : "/";
+}
+
 int unpack_main(char **argv)
 {
     const char *folder = argv[1];
-    if (folder == NULL || (argv[2] != NULL && (strcmp(argv[2], "--chown") != 0 || argv[3] == NULL))) {
-        fprintf(stderr, "unpack: FOLDER [--chown USER[:GROUP]]\n");
+    char **option = argv + (folder != NULL ? 2 : 1);
+    bool is_file = *option != NULL && strcmp(*option, "--file") == 0;
+    option += is_file ? 1 : 0;
+    if (folder == NULL || (*option != NULL && (strcmp(*option, "--chown") != 0 || option[1] == NULL))) {
+        fprintf(stderr, "unpack: FOLDER [--file] [--chown USER[:GROUP]]\n");
         return 1;
     }
     umask(0);
-    if (argv[2] != NULL && !find_owner(argv[3]))
+    if (*option != NULL && !find_owner(option[1]))
         return 1;
-    if (make_folders(folder, NULL, 0, 0) != 0 || chdir(folder) != 0)
+    if (is_file)
+        folder = cut_name(argv[1]);
+    if (!enter(folder))
         return !wrong("cannot use the folder", folder);
     bool good = unpack();
     while (good && folder_count > 0) {

@@ -37,15 +37,16 @@ def unpack(
     folder: str,
     *,
     owner: str = "",
+    file: bool = False,
     target: int,
     scratch: int | None = None,
 ) -> None:
     """Unpack the tar archive of the descriptor `source` on top of layers; raises MachineError.
 
-    `target` gets the archive of what this has changed. `owner` is a user and group of the image.
+    With `file`, its one entry becomes `folder` itself, unless that is a folder already. `target` gets the archive of what this has changed. `owner` is a user and group of the image.
     With `scratch`, changes are kept on a disk of so many bytes instead of in memory.
     """
-    words = [folder, *(("--chown", owner) if owner else ())]
+    words = [folder, *(("--file",) if file else ()), *(("--chown", owner) if owner else ())]
     _run(layers, b"unpack", words, source=source, capture=target, scratch=scratch)
 
 

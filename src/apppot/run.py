@@ -63,6 +63,7 @@ class RunRequest:
     network: Network = Network.USER
     host_loopback: bool = False
     user: str = ""  # "": the caller; "root"; NAME; UID[:GID]
+    image_user: str = ""  # instead of it: USER[:GROUP] that the agent looks up in the image
     workdir: bytes = b""
     hostname: str = "apppot"
     time_limit: float | None = None
@@ -119,6 +120,11 @@ def identity(text: str) -> Identity:
             f"--user {text!r} is neither a name nor a number", hint="--user NAME, UID or UID:GID"
         )
     return Identity(0, 0, text, "", image_name=text)
+
+
+def _who(request: RunRequest) -> Identity:
+    own = request.image_user
+    return Identity(0, 0, own, "", image_name=own) if own else identity(request.user)
 
 
 def environment(
@@ -297,7 +303,7 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
         stack.enter_context(process.signals_held())  # until the driver's loop can act on them
         if request.terminal:
             terminal.find()
-        who = identity(request.user)
+        who = _who(request)
         image = image or store.resolve(request.image)
         spec = machine_spec(request, image, who)
         command = command_spec(request, image, who, os.environ)

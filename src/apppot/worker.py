@@ -43,7 +43,8 @@ def unpack(
 ) -> None:
     """Unpack the tar archive of the descriptor `source` on top of layers; raises MachineError.
 
-    With `file`, its one entry becomes `folder` itself, unless that is a folder already. `target` gets the archive of what this has changed. `owner` is a user and group of the image.
+    `target` gets the archive of what this has changed. `owner` is a user and group of the image.
+    With `file`, the one entry becomes `folder` itself, unless that is a folder already.
     With `scratch`, changes are kept on a disk of so many bytes instead of in memory.
     """
     words = [folder, *(("--file",) if file else ()), *(("--chown", owner) if owner else ())]

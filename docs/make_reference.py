@@ -23,6 +23,7 @@ def pages() -> dict[str, str]:
     """Return every page's name and text."""
     for name in _ENVIRONMENT:
         os.environ.pop(name, None)
+    os.environ |= {"APPPOT_CONFIG": os.devnull, "XDG_CONFIG_HOME": os.devnull}
     from apppot.cli import VERBS
     from apppot.cli.parser import verb_parser
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from apppot.errors import AppPotError
+from apppot import config
+from apppot.errors import AppPotError, UsageError
 
 SYSTEM_DATA = ("/usr/local/lib/apppot", "/usr/lib/apppot")
 SITE_CONFIG = "/etc/apppot/config.toml"
@@ -21,9 +22,7 @@ def _home(variable: str, fallback: str) -> str:
 
 def cache_dir() -> str:
     """Return the folder for what can be made again: sources, builds, probe results."""
-    return os.environ.get("APPPOT_CACHE") or os.path.join(
-        _home("XDG_CACHE_HOME", ".cache"), "apppot"
-    )
+    return config.path("cache.folder") or os.path.join(_home("XDG_CACHE_HOME", ".cache"), "apppot")
 
 
 def data_dir() -> str:
@@ -37,23 +36,21 @@ def user_config() -> str:
 
 
 def store_dir() -> str:
-    """Return the store that is written to: `APPPOT_STORE`, else the user's data folder."""
-    first = os.environ.get("APPPOT_STORE", "").split(":")[0]
-    return os.path.abspath(first) if first else os.path.join(data_dir(), "store")
+    """Return the store that is written to: the setting `store`, else in the user's data folder."""
+    return config.path("store") or os.path.join(data_dir(), "store")
 
 
 def store_dirs() -> tuple[str, ...]:
-    """Return the stores to search: each of `APPPOT_STORE`, else the user's; then the site's."""
-    named = [os.path.abspath(p) for p in os.environ.get("APPPOT_STORE", "").split(":") if p]
-    own = named or [store_dir()]
-    return (*own, *(os.path.join(base, "store") for base in SYSTEM_DATA))
+    """Return the stores to search: the one that is written to, the setting `stores`, the site's."""
+    system = (os.path.join(base, "store") for base in SYSTEM_DATA)
+    return (store_dir(), *config.path_list("stores"), *system)
 
 
 def kit_dirs() -> tuple[str, ...]:
-    """Return where a kit may lie, in order; `APPPOT_KIT` alone if it is set."""
-    named = os.environ.get("APPPOT_KIT", "")
+    """Return where a kit may lie, in order; the setting `kit` alone if it is there."""
+    named = config.path("kit")
     if named:
-        return (os.path.abspath(named),)
+        return (named,)
     return (
         os.path.join(cache_dir(), "kit"),
         *(os.path.join(base, "kit") for base in SYSTEM_DATA),
@@ -62,8 +59,12 @@ def kit_dirs() -> tuple[str, ...]:
 
 def scratch_dir() -> str:
     """Return the folder for a run's big throw-away files, the scheduler's own first."""
-    for variable in ("APPPOT_TMPDIR", "_CONDOR_SCRATCH_DIR", "SLURM_TMPDIR", "TMPDIR"):
-        value = os.environ.get(variable, "")
+    try:
+        first = config.path("scratch.folder")
+    except UsageError:  # such as /local/$SLURM_JOB_ID outside of jobs
+        first = ""
+    others = (os.environ.get(v, "") for v in ("_CONDOR_SCRATCH_DIR", "SLURM_TMPDIR", "TMPDIR"))
+    for value in (first, *others):
         if value and os.path.isdir(value) and os.access(value, os.W_OK | os.X_OK):
             return os.path.abspath(value)
     return "/tmp"  # noqa: S108  the last resort, and always unlinked files
@@ -76,7 +77,7 @@ def runtime_dir() -> str:
     """
     uid = os.getuid()
     candidates = [
-        os.environ.get("APPPOT_RUNTIME_DIR", ""),
+        config.path("runtime.folder"),
         os.path.join(os.environ["XDG_RUNTIME_DIR"], "apppot")
         if os.environ.get("XDG_RUNTIME_DIR")
         else "",

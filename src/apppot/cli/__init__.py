@@ -16,6 +16,7 @@ VERBS: dict[str, str] = {
     "rm": "remove images from the store",
     "bootstrap": "make an image from a distribution's packages",
     "kit": "build, show or verify the kit of static binaries",
+    "config": "show the settings and where they are from",
     "doctor": "try what works on this computer, and say what to do",
     "completion": "print a shell's completion script",
 }

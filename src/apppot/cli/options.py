@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from apppot import config
 from apppot.errors import UsageError
 from apppot.lean import TYPE_CHECKING
 from apppot.machine.limits import parse_duration, parse_size
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-DEFAULT_MEMORY = "1G"
 _HOSTNAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9-]{1,63})*\Z"
 # Kernel parameters that the engine sets itself; a second value would undo what it promises.
 _OURS = ("mem", "seccomp", "initrd", "uml_dir", "umid", "con", "ssl", "ubd", "hostfs", "ncpus")
@@ -29,8 +29,8 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--memory",
         metavar="SIZE",
-        default=os.environ.get("APPPOT_MEMORY") or DEFAULT_MEMORY,
-        help=f"memory ({DEFAULT_MEMORY}); 'auto': what the job, cgroup or ulimit allows",
+        default=config.text("run.memory"),
+        help="memory (1G); 'auto': what the job, cgroup or ulimit allows",
     )
     machine.add_argument(
         "--scratch",

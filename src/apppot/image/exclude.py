@@ -7,6 +7,7 @@ A pattern is matched against a path without its leading slash; its `*` and `?` m
 
 from __future__ import annotations
 
+from apppot import config
 from apppot.errors import UsageError
 from apppot.lean import TYPE_CHECKING
 
@@ -125,4 +126,4 @@ def _checked(pattern: str) -> str:
 
 def configured() -> tuple[str, ...]:
     """Return the patterns of `changes.exclude` in the configuration files; raises UsageError."""
-    return ()
+    return config.texts("changes.exclude")

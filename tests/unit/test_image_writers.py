@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from apppot import process
 from apppot.errors import ImageError
-from apppot.image import listing, model, writer
+from apppot.image import cleaning, listing, model
 from apppot.image.store import Store, resolve
 from tests.unit.stores import add, blobs, store
 
@@ -179,7 +179,7 @@ def test_clean_removes_what_a_killed_writer_left(store: Store) -> None:
     cleaned = store.clean()
     assert (cleaned.temporaries, cleaned.blobs, cleaned.size) == (2, 1, 111)
     assert resolve("a:1")
-    assert Store(store.path + "-none").clean() == writer.Cleaned()
+    assert Store(store.path + "-none").clean() == cleaning.Cleaned()
 
 
 @settings(max_examples=25, deadline=None)

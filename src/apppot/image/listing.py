@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from apppot.errors import ImageError
 from apppot.image import model, writer
 from apppot.image import store as stores_
+from apppot.image.cleaning import Cleaned
 from apppot.image.missing import not_found
 from apppot.image.reference import parse
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from apppot.image.store import Entry, Store
-    from apppot.image.writer import Cleaned
 
 SHORT_DIGEST = 12
 
@@ -161,7 +161,7 @@ def remove(texts: Iterable[str], *, force: bool = False) -> Cleaned:
             )
         names.update(dict.fromkeys(e.reference or e.manifest.digest for e in found))
     if not os.path.isdir(store.path):
-        return writer.Cleaned()
+        return Cleaned()
     return store.remove(names)
 
 

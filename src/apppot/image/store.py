@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from apppot.image.cleaning import Cleaned
     from apppot.image.model import Descriptor
     from apppot.image.reference import Reference
-    from apppot.image.writer import Cleaned, Writer
+    from apppot.image.writer import Writer
 
 __all__ = ["Entry", "Image", "ImageConfig", "Layer", "Store", "resolve", "stores"]
 
@@ -178,15 +179,15 @@ class Store:
 
     def remove(self, names: Iterable[str]) -> Cleaned:
         """Remove references, then the blobs that nothing refers to; raises ImageError."""
-        from apppot.image import writer
+        from apppot.image import cleaning
 
-        return writer.remove(self, names)
+        return cleaning.remove(self, names)
 
     def clean(self) -> Cleaned:
         """Remove what killed writers have left, and the blobs that nothing refers to."""
-        from apppot.image import writer
+        from apppot.image import cleaning
 
-        return writer.clean(self)
+        return cleaning.clean(self)
 
 
 _REMAKE = "remove it with 'apppot rm IMAGE', and make or fetch it again"

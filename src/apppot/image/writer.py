@@ -9,19 +9,16 @@ lock can be had alone was left by a writer that was killed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from apppot.errors import ImageError
-from apppot.image import elsewhere, model
+from apppot.image import elsewhere, locks, model
 from apppot.image.model import Descriptor
-from apppot.image.reference import is_digest
 from apppot.image.store import BLOBS, INDEX, LAYOUT, Entry, Store
 
 if TYPE_CHECKING:
@@ -29,18 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 TEMPORARY = ".tmp-"
+BLOBS_LOCK, INDEX_LOCK = "blobs.lock", "index.lock"
 PIECE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Cleaned:
-    """What was removed. `busy`: a writer was at work, so that blobs were left for later."""
-
-    images: tuple[str, ...] = ()
-    blobs: int = 0
-    temporaries: int = 0
-    size: int = 0
-    busy: bool = False
 
 
 class Writer:
@@ -52,9 +39,9 @@ class Writer:
         self._own: set[str] = set()
 
     def __enter__(self) -> Self:
-        with _explained(self.store, "write to"):
+        with explained(self.store, "write to"):
             prepare(self.store)
-            self._stack.enter_context(_locked(self.store, "blobs.lock", fcntl.LOCK_SH))
+            self._stack.enter_context(locks.held(self.store.path, BLOBS_LOCK, shared=True))
         return self
 
     def __exit__(
@@ -72,7 +59,7 @@ class Writer:
 
         It is removed at the context's end if it was not taken.
         """
-        with _explained(self.store, "write to"):
+        with explained(self.store, "write to"):
             handle, path = tempfile.mkstemp(
                 prefix=TEMPORARY, dir=os.path.join(self.store.path, BLOBS)
             )
@@ -85,7 +72,7 @@ class Writer:
 
         With `expected`, its digest must be that one. Raises ImageError.
         """
-        with _explained(self.store, "write to"), open(path, "rb") as file:
+        with explained(self.store, "write to"), open(path, "rb") as file:
             digest, size = digest_of(file)
             if expected and digest != expected:
                 raise ImageError(f"a blob should have the digest {expected}, but has {digest}")
@@ -101,7 +88,7 @@ class Writer:
     def add(self, data: bytes, media_type: str) -> Descriptor:
         """Add a small blob and return its descriptor."""
         path = self.temporary()
-        with _explained(self.store, "write to"), open(path, "wb") as file:
+        with explained(self.store, "write to"), open(path, "wb") as file:
             file.write(data)
         return self.take(path, media_type)
 
@@ -154,8 +141,8 @@ class Writer:
             more[model.USED] = _today()
         if name:
             more[model.REF_NAME] = name
-        with _changing(self.store) as index:
-            there = [v for v in index["manifests"] if name and _name(v) == name]
+        with changing(self.store) as index:
+            there = [v for v in index["manifests"] if name and name_of(v) == name]
             if there and not replace and there[0].get("digest") != manifest.digest:
                 raise exists(name, self.store)
             _check_blobs(self.store, name or key, manifest)
@@ -200,7 +187,7 @@ def prepare(store: Store) -> None:
     os.makedirs(os.path.join(store.path, BLOBS), exist_ok=True)
     layout = os.path.join(store.path, LAYOUT)
     if not os.path.exists(layout):
-        with _locked(store, "index.lock", fcntl.LOCK_EX):
+        with locks.held(store.path, INDEX_LOCK):
             _write_aside(layout, b'{"imageLayoutVersion":"1.0.0"}\n')
 
 
@@ -215,80 +202,7 @@ def digest_of(file: IO[bytes]) -> tuple[str, int]:
     return f"sha256:{state.hexdigest()}", size
 
 
-def remove(store: Store, names: Iterable[str]) -> Cleaned:
-    """Remove references (full ones, or digests), then the blobs that nothing refers to.
-
-    The references go at once; the blobs stay for the next time if a writer is at work.
-    Raises ImageError.
-    """
-    wanted = frozenset(names)
-    with _explained(store, "write to"), _changing(store) as index:
-        gone = [v for v in index["manifests"] if {_name(v), v.get("digest")} & wanted]
-        index["manifests"] = [v for v in index["manifests"] if v not in gone]
-    images = tuple(_name(value) or value["digest"] for value in gone)
-    cleaned = clean(store)
-    return Cleaned(images, cleaned.blobs, cleaned.temporaries, cleaned.size, cleaned.busy)
-
-
-def clean(store: Store) -> Cleaned:
-    """Remove the blobs that nothing refers to and what killed writers have left.
-
-    Does nothing while a writer is at work. Raises ImageError if an image is damaged: then it is
-    not known what its blobs are.
-    """
-    folder = os.path.join(store.path, BLOBS)
-    if not os.path.isdir(folder):
-        return Cleaned()
-    with _explained(store, "clean"), ExitStack() as stack:
-        try:
-            stack.enter_context(_locked(store, "blobs.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
-        except BlockingIOError:
-            return Cleaned(busy=True)
-        stack.enter_context(_locked(store, "index.lock", fcntl.LOCK_EX))
-        temporaries = _leftovers(store.path) + _leftovers(folder)
-        used = _used(store)
-        blobs = [
-            path
-            for name in sorted(os.listdir(folder))
-            if is_digest(f"sha256:{name}") and f"sha256:{name}" not in used
-            for path in [os.path.join(folder, name)]
-        ]
-        size = sum(os.lstat(path).st_size for path in (*temporaries, *blobs))
-        for path in (*temporaries, *blobs):
-            os.unlink(path)
-    return Cleaned((), len(blobs), len(temporaries), size)
-
-
-def _leftovers(folder: str) -> list[str]:
-    """Return the temporary files in a folder."""
-    return [
-        os.path.join(folder, name)
-        for name in sorted(os.listdir(folder))
-        if name.startswith(TEMPORARY)
-    ]
-
-
-def _used(store: Store) -> frozenset[str]:
-    """Return the digests of all blobs that the index leads to; raises ImageError."""
-    used: set[str] = set()
-    pending = [entry.manifest for entry in store.entries()]
-    while pending:
-        blob = pending.pop()
-        if blob.digest in used:
-            continue
-        used.add(blob.digest)
-        document = store.document(blob, "manifest")
-        if not isinstance(document, dict):
-            raise ImageError(f"damaged image: manifest {blob.digest} is not a JSON object")
-        where = f"manifest {blob.digest}"
-        pending.extend(model.descriptor(v, where) for v in document.get("manifests") or ())
-        leaves = [v for v in (document.get("config"), document.get("subject")) if v]
-        leaves.extend(document.get("layers") or ())
-        used.update(model.descriptor(value, where).digest for value in leaves)
-    return frozenset(used)
-
-
-def _name(value: Any) -> str:
+def name_of(value: Any) -> str:
     """Return the reference in a descriptor of the index, or ''."""
     return _annotation(value, model.REF_NAME)
 
@@ -301,42 +215,30 @@ def _annotation(value: Any, key: str) -> str:
 
 
 @contextmanager
-def _changing(store: Store) -> Iterator[dict[str, Any]]:
+def changing(store: Store) -> Iterator[dict[str, Any]]:
     """Give the index to be changed in place; it is replaced as a whole at the end."""
-    with _explained(store, "write to"), _locked(store, "index.lock", fcntl.LOCK_EX):
+    with explained(store, "write to"), locks.held(store.path, INDEX_LOCK) as lock:
         index = store.index()
         store.entries()  # a damaged index is not built upon
         before = json.dumps(index)
         yield index
         if json.dumps(index) != before:
-            text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
+            lock.check()
+            text = json.dumps(index, indent=1) + "\n"
             _write_aside(os.path.join(store.path, INDEX), text.encode())
 
 
 @contextmanager
-def _locked(store: Store, name: str, how: int) -> Iterator[None]:
-    """Hold a lock file of the store; raises OSError."""
-    path = os.path.join(store.path, name)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(handle, how)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _explained(store: Store, what: str) -> Iterator[None]:
+def explained(store: Store, what: str) -> Iterator[None]:
     """Turn the system's errors into ones that say what to do."""
     try:
         yield
     except OSError as error:
         hints = {
-            errno.ENOSPC: "free some space ('apppot prune', 'apppot rm IMAGE'), or set"
+            errno.ENOSPC: "free some space ('apppot gc', 'apppot rm IMAGE'), or set"
             " APPPOT_STORE to a folder on a bigger disk",
             errno.EDQUOT: "your quota is used up: free some space, or set APPPOT_STORE to a"
             " folder elsewhere",
-            errno.ENOLCK: "this file system has no locks: set APPPOT_STORE to a folder elsewhere",
         }
         read_only = "set APPPOT_STORE to a folder that you can write to"
         raise ImageError(

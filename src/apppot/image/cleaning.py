@@ -1,0 +1,150 @@
+"""Removing: names, what nothing refers to, what killed writers have left.
+
+Whoever removes blobs holds `blobs.lock` alone, so that no writer is at work. What then lies under a
+temporary name was left by one that was killed.
+"""
+
+from __future__ import annotations
+
+import calendar
+import os
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from apppot.image import locks, usage
+from apppot.image.reference import is_digest
+from apppot.image.store import BLOBS, Store, stores
+from apppot.image.writer import (
+    BLOBS_LOCK,
+    INDEX_LOCK,
+    TEMPORARY,
+    changing,
+    explained,
+    name_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from apppot.image.locks import Held
+    from apppot.image.store import Entry
+
+DAY = 24 * 60 * 60
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What was removed, or would be. `busy`: a writer was at work, so that blobs were left."""
+
+    images: tuple[str, ...] = ()
+    blobs: int = 0
+    temporaries: int = 0
+    size: int = 0
+    busy: bool = False
+    steps: int = 0  # entries of a cache
+    paths: tuple[str, ...] = ()
+
+
+def remove(store: Store, names: Iterable[str]) -> Cleaned:
+    """Remove references (full ones, or digests), then the blobs that nothing refers to.
+
+    The references go at once; the blobs stay for the next time if a writer is at work.
+    Raises ImageError.
+    """
+    wanted = frozenset(names)
+    with explained(store, "write to"), changing(store) as index:
+        gone = [v for v in index["manifests"] if {name_of(v), v.get("digest")} & wanted]
+        index["manifests"] = [v for v in index["manifests"] if v not in gone]
+    images = tuple(name_of(value) or value["digest"] for value in gone)
+    return replace(clean(store), images=images)
+
+
+def gc(store: Store, *, days: int, dry_run: bool = False) -> Cleaned:
+    """Remove cached steps that were not used for so many days, then what `clean` removes.
+
+    With `dry_run` nothing is changed, nor locked. Raises ImageError.
+    """
+    if not os.path.isdir(store.path):
+        return Cleaned()
+    limit = time.time() - days * DAY
+    if dry_run:
+        kept = [entry for entry in store.entries() if not _expired(entry, limit)]
+        steps = len(store.entries()) - len(kept)
+        return replace(_listed(*_unused(store, kept)), steps=steps)
+    steps = 0
+    if any(_expired(entry, limit) for entry in store.entries()):
+        with changing(store) as index:
+            pairs = list(zip(store.entries(), index["manifests"], strict=True))
+            index["manifests"] = [v for entry, v in pairs if not _expired(entry, limit)]
+            steps = len(pairs) - len(index["manifests"])
+    return replace(clean(store), steps=steps)
+
+
+def _expired(entry: Entry, limit: float) -> bool:
+    """Tell whether an entry is of a cache and was not used since `limit`."""
+    if not entry.cache or entry.reference:
+        return False
+    try:
+        return calendar.timegm(time.strptime(entry.used, "%Y-%m-%dT%H:%M:%SZ")) <= limit
+    except (ValueError, OverflowError):
+        return True
+
+
+def clean(store: Store) -> Cleaned:
+    """Remove the blobs that nothing refers to and what killed writers have left.
+
+    Does nothing while a writer is at work. Raises ImageError if an image is damaged: then it is
+    not known what its blobs are.
+    """
+    if not os.path.isdir(os.path.join(store.path, BLOBS)):
+        return Cleaned()
+    with explained(store, "clean"), ExitStack() as stack:
+        try:
+            blobs = stack.enter_context(locks.held(store.path, BLOBS_LOCK, wait=False))
+        except BlockingIOError:
+            return Cleaned(busy=True)
+        index = stack.enter_context(locks.held(store.path, INDEX_LOCK))
+        found = _unused(store, store.entries())
+        cleaned = _listed(*found)
+        for path in cleaned.paths:
+            _check(blobs, index)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+    return cleaned
+
+
+def _check(*held: Held) -> None:
+    for lock in held:
+        lock.check()
+
+
+def _unused(store: Store, entries: Iterable[Entry]) -> tuple[list[str], list[str]]:
+    """Return the paths of temporary files and of blobs that may go; raises ImageError, OSError."""
+    folder = os.path.join(store.path, BLOBS)
+    if not os.path.isdir(folder):
+        return [], []
+    temporaries = [*_leftovers(store.path), *_leftovers(folder), *locks.leftovers(store.path)]
+    used: set[str] = set()
+    for entry in entries:
+        if entry.manifest.digest not in used:
+            used.update(usage.blobs_of(store, entry.manifest))
+    used.update(usage.used_by_others(store, stores()))
+    names = (name for name in sorted(os.listdir(folder)) if is_digest(f"sha256:{name}"))
+    return temporaries, [os.path.join(folder, n) for n in names if f"sha256:{n}" not in used]
+
+
+def _listed(temporaries: list[str], blobs: list[str]) -> Cleaned:
+    """Return what would be removed."""
+    size = 0
+    for path in (*temporaries, *blobs):
+        with suppress(FileNotFoundError):
+            size += os.lstat(path).st_size
+    return Cleaned((), len(blobs), len(temporaries), size, paths=(*temporaries, *blobs))
+
+
+def _leftovers(folder: str) -> list[str]:
+    """Return the temporary files in a folder."""
+    names = (name for name in sorted(os.listdir(folder)) if name.startswith(TEMPORARY))
+    return [os.path.join(folder, name) for name in names]

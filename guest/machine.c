@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/blkpg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -25,6 +27,11 @@ static struct {
     int fds[SHARES_MAX];
     size_t count;
 } writable_shares;
+
+/* What is used again after the machine's end. */
+static struct {
+    bool root, scratch;
+} kept;
 
 void machine_mount_early(void)
 {
@@ -59,22 +66,51 @@ static bool wait_for_device(const char *path)
     return false;
 }
 
+/* Makes one partition of a part of a disk, in place of those that the kernel has found: which part
+ * it is has been decided by the host. `device` gets the partition's name. */
+static bool make_partition(const struct layer_spec *layer, char *device, size_t size)
+{
+    enum { PARTITIONS_MAX = 255 };
+    int disk = open(layer->device, O_RDONLY | O_CLOEXEC);
+    if (disk < 0)
+        return fail("layers", errno, "open the disk %s", layer->device);
+    struct blkpg_partition part = {.pno = 1};
+    struct blkpg_ioctl_arg call = {
+        .op = BLKPG_DEL_PARTITION, .datalen = sizeof part, .data = &part};
+    for (part.pno = 1; part.pno <= PARTITIONS_MAX; part.pno++)
+        ioctl(disk, BLKPG, &call);
+    part = (struct blkpg_partition){
+        .start = (long long)layer->offset, .length = (long long)layer->size, .pno = 1};
+    call.op = BLKPG_ADD_PARTITION;
+    int error = ioctl(disk, BLKPG, &call) == 0 ? 0 : errno;
+    close(disk);
+    char last = layer->device[strlen(layer->device) - 1];
+    snprintf(device, size, "%s%s1", layer->device, last >= '0' && last <= '9' ? "p" : "");
+    return error == 0 ? true
+                      : fail("layers", error, "use %" PRIu64 " bytes at %" PRIu64 " of the disk %s",
+                             layer->size, layer->offset, layer->device);
+}
+
 /* Only EROFS can begin in the middle of a device. What is not EROFS is a disk of someone else's:
  * its journal is not replayed, since the disk is not to be changed. */
 static bool mount_layer(const struct layer_spec *layer, const char *folder, unsigned long flags)
 {
-    const char *type = layer->type != NULL ? layer->type : "erofs";
-    char options[64] = "";
-    if (layer->offset != 0)
+    const char *type = layer->type != NULL ? layer->type : "erofs", *device = layer->device;
+    char options[64] = "", partition[128];
+    if (layer->size != 0)
+        device = partition;
+    else if (layer->offset != 0)
         snprintf(options, sizeof options, "fsoffset=%" PRIu64, layer->offset);
-    else if ((flags & MS_RDONLY) != 0 && strcmp(type, "ext4") == 0)
+    if ((flags & MS_RDONLY) != 0 && strcmp(type, "ext4") == 0)
         snprintf(options, sizeof options, "noload");
     else if ((flags & MS_RDONLY) != 0 && strcmp(type, "xfs") == 0)
         snprintf(options, sizeof options, "norecovery");
     if (!wait_for_device(layer->device))
         return fail("layers", ENOENT, "find the device %s", layer->device);
-    if (mount(layer->device, folder, type, flags, options[0] != 0 ? options : NULL) != 0)
-        return fail("layers", errno, "mount the layer %s (%s)", layer->device, type);
+    if (device == partition && !make_partition(layer, partition, sizeof partition))
+        return false;
+    if (mount(device, folder, type, flags, options[0] != 0 ? options : NULL) != 0)
+        return fail("layers", errno, "mount the layer %s (%s)", device, type);
     return true;
 }
 
@@ -96,11 +132,12 @@ static bool mount_scratch(const struct machine_spec *spec)
 {
     mkdir(SCRATCH, 0755);
     if (spec->scratch != NULL) {
-        /* Scratch does not outlive the machine: nothing that only helps after a crash is on. */
+        /* Scratch rarely outlives the machine: then nothing is on that only helps after a crash. */
         static const char fast[] = "nobarrier,noauto_da_alloc,noinit_itable";
         if (!wait_for_device(spec->scratch))
             return fail("scratch", ENOENT, "find the device %s", spec->scratch);
-        if (mount(spec->scratch, SCRATCH, "ext4", MS_NOATIME, fast) != 0 &&
+        if ((spec->scratch_is_kept ||
+             mount(spec->scratch, SCRATCH, "ext4", MS_NOATIME, fast) != 0) &&
             mount(spec->scratch, SCRATCH, "ext4", MS_NOATIME, NULL) != 0)
             return fail("scratch", errno, "mount %s as scratch", spec->scratch);
     } else {
@@ -117,13 +154,15 @@ static bool mount_scratch(const struct machine_spec *spec)
     return keep_open(SCRATCH, SCRATCH_DESCRIPTOR);
 }
 
-static bool mount_overlay(size_t layers)
+static bool mount_overlay(size_t layers, bool is_kept)
 {
-    /* `volatile`: fsync() of the payload need not reach scratch, which is thrown away. */
-    char options[LAYERS_MAX * 4 + 256] = "volatile,redirect_dir=on,metacopy=off,index=off,"
-                                         "xino=auto,upperdir=" SCRATCH "/upper,workdir=" SCRATCH
-                                         "/work,lowerdir=";
-    size_t used = strlen(options);
+    char options[LAYERS_MAX * 4 + 256];
+    /* `volatile`: fsync() of the payload need not reach a scratch that is thrown away. */
+    size_t used = (size_t)snprintf(
+        options, sizeof options,
+        "%sredirect_dir=on,metacopy=off,index=off,xino=auto,upperdir=" SCRATCH
+        "/upper,workdir=" SCRATCH "/work,lowerdir=",
+        is_kept ? "" : "volatile,");
     for (size_t i = layers; i > 0; i--)
         used += (size_t)snprintf(options + used, sizeof options - used, "%zu%s", i - 1,
                                  i > 1 ? ":" : "");
@@ -212,9 +251,12 @@ bool machine_make_root(const struct machine_spec *spec)
         mkdir(NEW_ROOT, 0755);
         if (!mount_layer(&spec->layers[0], NEW_ROOT, MS_NOATIME))
             return false;
-    } else if (!mount_layers(spec) || !mount_scratch(spec) || !mount_overlay(spec->layer_count)) {
+    } else if (!mount_layers(spec) || !mount_scratch(spec) ||
+               !mount_overlay(spec->layer_count, spec->scratch_is_kept)) {
         return false;
     }
+    kept.root = spec->layer_is_root;
+    kept.scratch = spec->scratch_is_kept;
     if (!switch_root())
         return false;
     mount_kernel_file_systems();
@@ -272,4 +314,27 @@ int machine_sync_shares(void)
         if (syncfs(writable_shares.fds[i]) != 0 && first == 0)
             first = errno;
     return first;
+}
+
+/* Read-only, a file system is as if it were unmounted. If something holds it, it is written out,
+ * and its journal makes it whole at the next mount. */
+static int close_mount(int folder)
+{
+    if (fchdir(folder) == 0 &&
+        mount(NULL, ".", NULL, MS_REMOUNT | MS_RDONLY | MS_NOATIME, NULL) == 0)
+        return 0;
+    return syncfs(folder) == 0 ? 0 : errno;
+}
+
+int machine_close_root(void)
+{
+    if (!kept.root && !kept.scratch)
+        return 0;
+    int root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int error = root < 0 ? errno : close_mount(root);
+    if (kept.scratch) {
+        int second = close_mount(SCRATCH_DESCRIPTOR);
+        error = error != 0 ? error : second;
+    }
+    return error;
 }

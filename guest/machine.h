@@ -25,4 +25,7 @@ void machine_seal(void);
 /* Writes out the writable shared folders; 0 or the first errno. */
 int machine_sync_shares(void);
 
+/* Writes out a root or a scratch that outlives the machine, as an unmounting would; 0 or errno. */
+int machine_close_root(void);
+
 #endif

@@ -52,6 +52,8 @@ _Noreturn void agent_power_off(bool say_bye)
 {
     command_kill_all();
     int error = machine_sync_shares();
+    int disk_error = machine_close_root();
+    error = error != 0 ? error : disk_error;
     if (say_bye) {
         struct record_writer *records = channel_begin_records();
         record_put_number(records, 12, memory_total());

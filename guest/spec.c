@@ -65,9 +65,9 @@ static const struct field machine_fields[] = {
     {5, TEXT, true},     {6, TEXT, true},     {7, TEXT, true},     {8, TEXT, true},
     {9, NUMBER, true},     {10, TEXT, true},    {11, TEXT, true},    {12, LINE, true},
     {13, LINE, true},    {14, LINE, true},    {15, NUMBER, false}, {16, NUMBER, true},
-    {17, TEXT, true},    {18, FLAG, false},   {20, NUMBER, false},
-    {21, NUMBER, false}, {22, LINE, false},
-    {23, LINE, false},   {24, LINE, false},   {25, FLAG, false},   {30, NUMBER, false},
+    {17, TEXT, true},    {18, FLAG, false},   {19, NUMBER, true},
+    {20, NUMBER, false}, {21, NUMBER, false}, {22, LINE, false},   {23, LINE, false},
+    {24, LINE, false},   {25, FLAG, false},   {26, FLAG, false},   {30, NUMBER, false},
 };
 
 static const char *share_record(struct machine_spec *spec, const struct record *record)
@@ -103,14 +103,14 @@ static const char *layer_record(struct machine_spec *spec, const struct record *
         if (spec->layer_count == LAYERS_MAX)
             return "too many layers";
         spec->layers[spec->layer_count++] = (struct layer_spec){
-            .device = (const char *)record->data, .type = NULL, .offset = 0};
+            .device = (const char *)record->data, .type = NULL, .offset = 0, .size = 0};
         return NULL;
     }
     if (spec->layer_count == 0)
         return "record of a layer before its device";
     struct layer_spec *layer = &spec->layers[spec->layer_count - 1];
-    if (record->tag == 16) {
-        layer->offset = get_u64(record->data);
+    if (record->tag == 16 || record->tag == 19) {
+        *(record->tag == 16 ? &layer->offset : &layer->size) = get_u64(record->data);
         return NULL;
     }
     if (layer->type != NULL)
@@ -127,7 +127,8 @@ static const char *machine_record(struct machine_spec *spec, const struct record
     case 1: spec->hostname = text; return NULL;
     case 2:
     case 16:
-    case 17: return layer_record(spec, record);
+    case 17:
+    case 19: return layer_record(spec, record);
     case 3: spec->scratch = text; return NULL;
     case 4: spec->scratch_size = get_u64(record->data); return NULL;
     case 10: return append(&spec->addresses, text) ? NULL : too_many;
@@ -143,6 +144,7 @@ static const char *machine_record(struct machine_spec *spec, const struct record
     case 23: spec->home = text; return NULL;
     case 24: spec->shell = text; return NULL;
     case 25: spec->may_become_root = get_u64(record->data) == 1; return NULL;
+    case 26: spec->scratch_is_kept = get_u64(record->data) == 1; return NULL;
     case 30: spec->clock = get_u64(record->data); return NULL;
     default: return share_record(spec, record);
     }

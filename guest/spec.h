@@ -30,8 +30,8 @@ struct share_spec {
 
 struct layer_spec {
     const char *device, *type;
-    /* Bytes before the file system in the device. */
-    uint64_t offset;
+    /* Bytes before the file system in the device, and its own: 0: up to the end. */
+    uint64_t offset, size;
 };
 
 struct machine_spec {
@@ -42,6 +42,8 @@ struct machine_spec {
     bool layer_is_root;
     const char *scratch;
     uint64_t scratch_size;
+    /* Scratch outlives the machine, and is used by others after it. */
+    bool scratch_is_kept;
     struct text_list addresses, gateways, name_servers, search, hosts;
     struct share_spec shares[SHARES_MAX];
     size_t share_count;

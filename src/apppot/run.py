@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 JOB = b"/job"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}\Z")
+_PATHS = ("/", "./", "../")  # an image that begins so is a raw disk
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class RunRequest:
     builtin: bytes = b""  # of the agent's, instead of a program of the image's; see worker.py
     capture: Capture | None = None
 
+    write: bool = False  # the image is a raw disk, which is written to
+    partition: int | None = None  # of a raw disk; None: the one with the root
+    scratch_file: str = ""  # a disk that keeps the changes, instead of `scratch`
+    held: tuple[int, ...] = ()  # descriptors whose locks last as long as the machine
 
 @dataclass(frozen=True)
 class Finished:
@@ -215,6 +220,9 @@ def machine_spec(request: RunRequest, image: Image, who: Identity) -> MachineSpe
         mode=mode,
         scratch=request.scratch,
         shares=shares(request),
+        scratch_file=request.scratch_file,
+        held=request.held,
+        write_layer=request.write,
         network=request.network,
         host_loopback=request.host_loopback,
         user=guest_user,
@@ -223,6 +231,11 @@ def machine_spec(request: RunRequest, image: Image, who: Identity) -> MachineSpe
 
 
 def _mode(request: RunRequest) -> UmlMode:
+def _layer_file(layer: Layer) -> LayerFile:
+    partition = layer.size if layer.type and layer.offset else 0
+    return LayerFile(layer.path, layer.offset, layer.type, partition)
+
+
     if request.mode:
         return request.mode
     from apppot.machine import probes
@@ -316,6 +329,12 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
         from apppot.agent.session import Session
         from apppot.drive import Driver
 
+        if image is None and (
+            request.image.startswith(_PATHS) or request.write or request.partition
+        ):
+            from apppot import rawdisk
+
+            request, image = rawdisk.open_image(request, stack)
         loop = Loop()
         session = Session(loop, machine.channel)
         stack.callback(session.close)

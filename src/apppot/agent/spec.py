@@ -28,6 +28,7 @@ class GuestLayer:
     device: str
     type: str = ""  # "": EROFS
     offset: int = 0
+    size: int = 0  # with it, the layer is a partition that the agent makes
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class GuestSpec:
     layer_is_root: bool = False  # no overlay: the only layer is written to
     scratch: str = ""
     scratch_limit: int = 0
+    scratch_is_kept: bool = False
     shares: tuple[GuestShare, ...] = ()
     network: GuestNetwork | None = None
     user: GuestUser | None = None
@@ -98,6 +100,8 @@ class GuestSpec:
             yield 22, self.user.name
             yield 23, self.user.home
             yield 25, int(self.user.sudo)
+        if self.scratch_is_kept:
+            yield 26, 1
         if self.clock:
             yield 30, self.clock
 
@@ -108,6 +112,8 @@ class GuestSpec:
                 yield 16, layer.offset
             if layer.type:
                 yield 17, layer.type
+            if layer.size:
+                yield 19, layer.size
         if self.layer_is_root:
             yield 18, 1
 

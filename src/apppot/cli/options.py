@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from apppot.image.saving import Wanted
+
 _HOSTNAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9-]{1,63})*\Z"
 # Kernel parameters that the engine sets itself; a second value would undo what it promises.
 _OURS = ("mem", "seccomp", "initrd", "uml_dir", "umid", "con", "ssl", "ubd", "hostfs", "ncpus")
@@ -38,6 +40,14 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="keep changes to the image on a disk of SIZE in the scratch folder, not in memory",
     )
+    disk = parser.add_argument_group("a raw disk as IMAGE (a path that begins with / or ./)")
+    disk.add_argument(
+        "--partition",
+        type=_partition,
+        metavar="N",
+        help="the partition with the root (type 'root', else the first with a file system)",
+    )
+    disk.add_argument("--write", action="store_true", help="write to the disk itself")
     machine.add_argument("--hostname", type=_hostname, default="apppot", help="host name (apppot)")
     machine.add_argument(
         "--kernel-arg",
@@ -168,6 +178,8 @@ def _hostname(text: str) -> str:
 def _kernel_argument(text: str) -> str:
     if not text.isprintable() or not text.isascii() or not text or " " in text:
         raise UsageError(f"--kernel-arg {text!r} is not a word for a kernel's command line")
+        write=options.write,
+        partition=options.partition,
     if text.split("=", maxsplit=1)[0] in _OURS or text.startswith(_OURS_PREFIX):
         raise UsageError(
             f"--kernel-arg {text}: AppPot sets this itself", hint="see 'apppot run --help'"
@@ -191,6 +203,12 @@ def _setting(text: str) -> bytes:
 def _bind(text: str) -> Share:
     source, *rest = text.split(":")
     mode = rest.pop() if rest and rest[-1] in ("ro", "rw") else "rw"
+def _partition(text: str) -> int:
+    if not text.isdecimal() or not text.isascii() or not 0 < int(text) <= 1024:  # noqa: PLR2004
+        raise UsageError(f"--partition {text}: partitions have numbers from 1 on")
+    return int(text)
+
+
     if len(rest) > 1 or not source:
         raise UsageError(
             f"--bind {text}: not of the form SRC[:DST[:ro]]",

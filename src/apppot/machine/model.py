@@ -40,6 +40,7 @@ class LayerFile:
     path: str
     offset: int = 0
     type: str = ""  # "": EROFS
+    size: int = 0  # bytes from `offset` on; 0: up to the end, which is enough for EROFS
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class MachineSpec:
     mode: UmlMode = UmlMode.SECCOMP
     write_layer: bool = False  # no overlay: the only layer is the root, and is written to
     scratch: int | None = None  # size of the disk; None: memory
+    scratch_file: str = ""  # a disk that is kept after the machine's end, instead of a new one
+    held: tuple[int, ...] = ()  # descriptors whose locks last as long as the machine
     shares: tuple[Share, ...] = ()
     network: Network = Network.USER
     host_loopback: bool = False

@@ -120,11 +120,12 @@ def guest_spec(spec: MachineSpec, given: Descriptors, single_files: tuple[bool, 
     return GuestSpec(
         hostname=spec.hostname,
         layers=tuple(
-            GuestLayer(disk, layer.type, layer.offset)
+            GuestLayer(disk, layer.type, layer.offset, layer.size)
             for disk, layer in zip(disks[:-1], spec.layers, strict=True)
         ),
         layer_is_root=spec.write_layer,
         scratch=disks[-1] if given.scratch is not None else "",
+        scratch_is_kept=bool(spec.scratch_file),
         shares=tuple(
             GuestShare("hostfs", f"share{n}", share.target, str(fd), share.read_only, single)
             for n, (share, fd, single) in enumerate(
@@ -192,6 +193,8 @@ class UmlEngine(Engine):
             channel = host_end.detach()  # from here on the caller's; see Machine.channel
             given = self._open(spec, run, tools, hand, guest_end.detach())
             singles = tuple(map(hand.single_file, given.shares))
+            for descriptor in spec.held:
+                hand.give(os.dup(descriptor))
             console = run.file(CONSOLE)
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             ours.callback(os.close, log)
@@ -240,9 +243,7 @@ class UmlEngine(Engine):
                 for layer in spec.layers
             ),
             shares=tuple(_open_share(hand, share) for share in spec.shares),
-            scratch=None
-            if spec.scratch is None
-            else hand.give(scratch.make_disk(spec.scratch, tools.file(kit.MKE2FS))),
+            scratch=_scratch_disk(spec, tools, hand),
         )
 
     def explain(self, machine: Machine) -> MachineError:
@@ -295,6 +296,14 @@ def advice(status: int, console: str) -> str:
     if status == -signal.SIGKILL:
         return "someone killed it, or the host's or job's memory limit did (see --memory auto)"
     return "'apppot doctor' shows what works here; -v shows the guest's console"
+
+
+def _scratch_disk(spec: MachineSpec, tools: kit.Kit, hand: _Hand) -> int | None:
+    if spec.scratch_file:
+        return hand.open(spec.scratch_file, os.O_RDWR, "the file of changes")
+    if spec.scratch is None:
+        return None
+    return hand.give(scratch.make_disk(spec.scratch, tools.file(kit.MKE2FS)))
 
 
 def _open_share(hand: _Hand, share: Share) -> int:

@@ -66,6 +66,7 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("none", "cosign", "gpg"),
     ),
     Setting("signatures.keys", PATHS, (), "the public keys of whom to believe"),
+    Setting("signatures.folder", PATH, "", "where OpenPGP signatures are"),
     Setting("signatures.except", TEXTS, (), "names that need no signature, as patterns"),
 )
 _files: list[tuple[str, dict[str, Any]]] | None = None  # once read: path and flat contents

@@ -1,0 +1,296 @@
+"""What the configuration demands of signatures is verified, and refused if it cannot be."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apppot import config
+from apppot.errors import ImageError
+from apppot.image import model, signatures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+NAME = "registry.example:5000/group/tool:1"
+DIGEST = "sha256:" + "ab" * 32
+TAG = "sha256-" + "ab" * 32 + ".sig"
+
+
+class Demand:
+    """Write the configuration's part about signatures."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, **settings: Any) -> None:
+        lines = [f"signatures.{key} = {json.dumps(value)}" for key, value in settings.items()]
+        (self.folder / "config.toml").write_text("\n".join(lines))
+        config.forget()
+
+    def key(self, key: Any, name: str = "key.pub") -> str:
+        pem = serialization.Encoding.PEM
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        (self.folder / name).write_bytes(key.public_key().public_bytes(pem, form))
+        return str(self.folder / name)
+
+
+@pytest.fixture
+def demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Demand]:
+    (tmp_path / "config.toml").touch()
+    monkeypatch.setenv("APPPOT_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    config.forget()
+    yield Demand(tmp_path)
+    config.forget()
+
+
+def statement(kind: str = signatures.COSIGN, digest: str = DIGEST, name: str = NAME) -> bytes:
+    critical = {
+        "identity": {"docker-reference": name},
+        "image": {"docker-manifest-digest": digest},
+        "type": kind,
+    }
+    return json.dumps({"critical": critical, "optional": None}).encode()
+
+
+def sign(key: Any, payload: bytes) -> bytes:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign(payload)
+    made: bytes = key.sign(payload, ec.ECDSA(hashes.SHA256()))
+    return made
+
+
+def repository(*signed: tuple[bytes, bytes], tag: str = TAG) -> Callable[[str], bytes | None]:
+    """Return the fetch function of a repository with these statements and signatures."""
+    kept = {model.digest(payload): payload for payload, _ in signed}
+    layers = [
+        model.Descriptor(
+            signatures.PAYLOAD_TYPE,
+            model.digest(payload),
+            len(payload),
+            extra=((signatures.SIGNATURE, base64.b64encode(signature).decode()),),
+        ).json()
+        for payload, signature in signed
+    ]
+    empty = model.Descriptor(model.CONFIG_TYPE, "sha256:" + "0" * 64, 2).json()
+    kept[tag] = json.dumps({"schemaVersion": 2, "config": empty, "layers": layers}).encode()
+    return kept.get
+
+
+KEYS: dict[str, Callable[[], Any]] = {
+    "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_a_good_signature_is_believed(kind: str, demand: Demand) -> None:
+    key = KEYS[kind]()
+    demand(require="cosign", keys=[demand.key(KEYS["P-256"](), "other.pub"), demand.key(key)])
+    payload = statement()
+    signatures.check(NAME, DIGEST, repository((b"{}", b"x"), (payload, sign(key, payload))))
+    # An image that an index led to: the index is what is signed.
+    signatures.check(
+        NAME, ("sha256:" + "1" * 64, DIGEST), repository((payload, sign(key, payload)))
+    )
+
+
+KEY = KEYS["P-256"]()
+GOOD = statement()
+OTHER = statement(digest="sha256:" + "cd" * 32)
+REFUSED: dict[str, Any] = {
+    "no place for signatures": None,
+    "none there": {}.get,
+    "list is not JSON": {TAG: b"{"}.get,
+    "list is huge": {TAG: b" " * (signatures.BIGGEST + 1)}.get,
+    "list is a list": {TAG: b"[]"}.get,
+    "list is empty": {TAG: b'{"layers": []}'}.get,
+    "layers are a number": {TAG: b'{"layers": 5}'}.get,
+    "by another key": repository((GOOD, sign(KEYS["P-256"](), GOOD))),
+    "by another kind of key": repository((GOOD, sign(KEYS["Ed25519"](), GOOD))),
+    "of another statement": repository((GOOD, sign(KEY, OTHER))),
+    "about another image": repository((OTHER, sign(KEY, OTHER))),
+    "for another image": repository((GOOD, sign(KEY, GOOD)), tag="sha256-" + "cd" * 32 + ".sig"),
+    "of another type": repository(*[(p, sign(KEY, p)) for p in [statement(signatures.GPG)]]),
+    "of no statement": repository((b"[]", sign(KEY, b"[]"))),
+    "not base64": {
+        TAG: repository((GOOD, sign(KEY, GOOD)))(TAG).replace(b'signature": "', b'signature": "*'),  # type: ignore[union-attr]
+        model.digest(GOOD): GOOD,
+    }.get,
+    "another statement at its digest": {
+        TAG: repository((GOOD, sign(KEY, GOOD)))(TAG),
+        model.digest(GOOD): OTHER,
+    }.get,
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_all_else_is_refused(case: str, demand: Demand) -> None:
+    demand(require="cosign", keys=[demand.key(KEY)])
+    with pytest.raises(ImageError, match="is refused") as error:
+        signatures.check(NAME, DIGEST, REFUSED[case])
+    assert NAME in error.value.message
+
+
+def test_nothing_is_demanded_by_default(demand: Demand) -> None:
+    assert not signatures.required(NAME)
+    signatures.check(NAME, DIGEST, None)
+    demand(require="cosign", **{"except": ["registry.example:5000/group/*"]})
+    assert not signatures.required(NAME)
+    assert signatures.required("docker.io/library/debian:12")
+
+
+def test_without_keys_or_library_all_is_refused(
+    demand: Demand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = repository((GOOD, sign(KEY, GOOD)))
+    for require in ("cosign", "gpg"):
+        demand(require=require)
+        with pytest.raises(ImageError, match="names no key"):
+            signatures.check(NAME, DIGEST, fetch)
+    demand(require="cosign", keys=["/nonexistent.pub"])
+    with pytest.raises(ImageError, match=r"cannot read /nonexistent\.pub"):
+        signatures.check(NAME, DIGEST, fetch)
+    demand(require="cosign", keys=[str(demand.folder / "config.toml")])
+    with pytest.raises(ImageError, match="is not a public key"):
+        signatures.check(NAME, DIGEST, fetch)
+    demand(require="cosign", keys=[demand.key(rsa.generate_private_key(65537, 2048))])
+    with pytest.raises(ImageError, match="only ECDSA and Ed25519"):
+        signatures.check(NAME, DIGEST, fetch)
+    demand(require="cosign", keys=[demand.key(KEY)])
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    with pytest.raises(ImageError, match="library") as error:
+        signatures.check(NAME, DIGEST, fetch)
+    assert "apppot[signatures]" in error.value.hint
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.just(DIGEST),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(("critical", "identity", "image", "type", "layers", "digest", "size")),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(JSON, JSON)
+def test_any_list_and_statement_are_refused(manifest: Any, payload: Any) -> None:
+    data = json.dumps(payload).encode()
+    listed = json.dumps(manifest).encode()
+    assert signatures._signed(listed, DIGEST, [lambda *_: True], lambda _: None)
+    assert signatures.statement(data, DIGEST, signatures.COSIGN)[1]
+    signed = repository((data, b"x"))
+    assert signatures._signed(signed(TAG) or b"", DIGEST, [lambda *_: True], signed)
+
+
+@pytest.fixture(scope="module")
+def keyring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the home of GnuPG with the keys of a site and of a stranger."""
+    if not (shutil.which("gpg") and shutil.which("gpgv")):
+        pytest.skip("gpg or gpgv is not installed")
+    home = tmp_path_factory.mktemp("g")
+    home.chmod(0o700)
+    for name in ("site@example.org", "stranger@example.org"):
+        gpg(home, "--passphrase", "", "--quick-generate-key", name, "ed25519", "sign", "never")
+    yield home
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+
+
+def gpg(home: Path, *words: str, data: bytes = b"") -> bytes:
+    argv = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--no-tty", *words]
+    return subprocess.run(argv, input=data, check=True, capture_output=True).stdout
+
+
+def put(folder: Path, data: bytes, *, number: int = 1, name: str = "group/tool") -> None:
+    where = folder / "signatures" / f"{name}@{DIGEST.replace(':', '=')}"
+    where.mkdir(parents=True, exist_ok=True)
+    (where / f"signature-{number}").write_bytes(data)
+
+
+@pytest.mark.parametrize("armor", [(), ("--armor",)])
+@pytest.mark.parametrize("name", ["group/tool", "registry.example:5000/group/tool"])
+def test_openpgp_signatures(
+    armor: tuple[str, ...], name: str, demand: Demand, keyring: Path
+) -> None:
+    key = demand.folder / "site.key"
+    key.write_bytes(gpg(keyring, *armor, "--export", "site@example.org"))
+    demand(require="gpg", keys=[str(key)], folder=str(demand.folder / "signatures"))
+    with pytest.raises(ImageError, match="there is no signature"):
+        signatures.check(NAME, DIGEST, None)
+
+    def signed(payload: bytes, who: str = "site", how: str = "--sign") -> bytes:
+        return gpg(keyring, "-u", f"{who}@example.org", how, data=payload)
+
+    good = statement(signatures.GPG)
+    for data, reason in {
+        signed(good, "stranger"): "not a good signature",
+        signed(good)[:-9] + b"xxxxxxxxx": "not a good signature",
+        good: "not a good signature",
+        b"": "not a good signature",
+        signed(good, how="--detach-sign"): "not a good signature",
+        signed(statement(signatures.GPG, digest="sha256:" + "0" * 64)): "is about",
+        signed(statement()): "another type",
+        signed(b"5"): "form",
+        signed(
+            statement(signatures.GPG, name="registry.example:5000/group/other:1")
+        ): "for the name",
+        signed(
+            statement(signatures.GPG, name="registry.example:5000/group/tool:2")
+        ): "for the name",
+    }.items():
+        put(demand.folder, data, name=name)
+        with pytest.raises(ImageError, match=reason):
+            signatures.check(NAME, DIGEST, None)
+    put(demand.folder, signed(good), number=2, name=name)
+    signatures.check(NAME, DIGEST, None)
+    with pytest.raises(ImageError, match="there is no signature"):
+        signatures.check(NAME.replace("tool", "tools"), DIGEST, None)
+
+
+def test_openpgp_needs_its_program_and_folder(
+    demand: Demand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = demand.folder / "key"
+    key.write_bytes(b"x")
+    demand(require="gpg", keys=[str(key)])
+    with pytest.raises(ImageError, match="not where they are"):
+        signatures.check(NAME, DIGEST, None)
+    demand(require="gpg", keys=[str(key)], folder=str(demand.folder))
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(Exception, match="'gpgv' is not installed"):
+        signatures.check(NAME, DIGEST, None)
+
+
+def test_an_expired_openpgp_key_is_not_believed(demand: Demand, keyring: Path) -> None:
+    home = demand.folder / "h"
+    shutil.copytree(keyring, home, ignore=shutil.ignore_patterns("S.*"))
+    past = ("--faked-system-time", "20200101T000000!", "--passphrase", "")
+    gpg(home, *past, "--quick-generate-key", "old@example.org", "ed25519", "sign", "1d")
+    payload = statement(signatures.GPG)
+    put(demand.folder, gpg(home, *past, "-u", "old@example.org", "--sign", data=payload))
+    key = demand.folder / "old.key"
+    key.write_bytes(gpg(home, "--export", "old@example.org"))
+    demand(require="gpg", keys=[str(key)], folder=str(demand.folder / "signatures"))
+    with pytest.raises(ImageError, match="signature"):
+        signatures.check(NAME, DIGEST, None)
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+    assert os.path.exists(key)

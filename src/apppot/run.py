@@ -13,7 +13,7 @@ from apppot.agent import terminal
 from apppot.agent.spec import CommandSpec, GuestUser
 from apppot.errors import AppPotError, MachineError, UsageError
 from apppot.image import store
-from apppot.lean import TYPE_CHECKING, dataclass
+from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine import limits, placement, rundir
 from apppot.machine.model import LayerFile, MachineSpec, Network, Share, UmlMode
 from apppot.machine.rundir import RunDir
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 JOB = b"/job"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}\Z")
 _PATHS = ("/", "./", "../")  # an image that begins so is a raw disk
 
+_ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}\Z")
 
 @dataclass(frozen=True)
 class Identity:
@@ -76,13 +76,13 @@ class RunRequest:
     stdio: tuple[int, int, int] = (0, 1, 2)
     builtin: bytes = b""  # of the agent's, instead of a program of the image's; see worker.py
     capture: Capture | None = None
-
     write: bool = False  # the image is a raw disk, which is written to
     partition: int | None = None  # of a raw disk; None: the one with the root
     scratch_file: str = ""  # a disk that keeps the changes, instead of `scratch`
     held: tuple[int, ...] = ()  # descriptors whose locks last as long as the machine
 
 @dataclass(frozen=True)
+
 class Finished:
     """A run that is over: what ran, when (seconds since 1970), and how it ended."""
 
@@ -213,30 +213,30 @@ def machine_spec(request: RunRequest, image: Image, who: Identity) -> MachineSpe
         guest_user = GuestUser(who.uid, who.gid, who.name, who.home)
     return MachineSpec(
         hostname=request.hostname,
-        layers=tuple(LayerFile(layer.path, layer.offset, layer.type) for layer in image.layers),
+        layers=tuple(map(_layer_file, image.layers)),
         cpus=request.cpus,
         host_cpus=placement.choose(allowed, request.cpus),
         memory=memory,
         mode=mode,
         scratch=request.scratch,
-        shares=shares(request),
         scratch_file=request.scratch_file,
         held=request.held,
         write_layer=request.write,
         network=request.network,
+        shares=shares(request),
         host_loopback=request.host_loopback,
         user=guest_user,
         kernel_arguments=request.kernel_arguments,
     )
 
 
-def _mode(request: RunRequest) -> UmlMode:
 def _layer_file(layer: Layer) -> LayerFile:
     partition = layer.size if layer.type and layer.offset else 0
     return LayerFile(layer.path, layer.offset, layer.type, partition)
 
 
     if request.mode:
+def _mode(request: RunRequest) -> UmlMode:
         return request.mode
     from apppot.machine import probes
 

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from apppot.drive import Outcome
-    from apppot.image.model import Image, ImageConfig
+    from apppot.image.model import Image, ImageConfig, Layer
+    from apppot.image.saving import Wanted
 
 JOB = b"/job"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATHS = ("/", "./", "../")  # an image that begins so is a raw disk
-
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}\Z")
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -81,8 +82,8 @@ class RunRequest:
     scratch_file: str = ""  # a disk that keeps the changes, instead of `scratch`
     held: tuple[int, ...] = ()  # descriptors whose locks last as long as the machine
 
-@dataclass(frozen=True)
 
+@dataclass(frozen=True)
 class Finished:
     """A run that is over: what ran, when (seconds since 1970), and how it ended."""
 
@@ -222,8 +223,8 @@ def machine_spec(request: RunRequest, image: Image, who: Identity) -> MachineSpe
         scratch_file=request.scratch_file,
         held=request.held,
         write_layer=request.write,
-        network=request.network,
         shares=shares(request),
+        network=request.network,
         host_loopback=request.host_loopback,
         user=guest_user,
         kernel_arguments=request.kernel_arguments,
@@ -235,8 +236,8 @@ def _layer_file(layer: Layer) -> LayerFile:
     return LayerFile(layer.path, layer.offset, layer.type, partition)
 
 
-    if request.mode:
 def _mode(request: RunRequest) -> UmlMode:
+    if request.mode:
         return request.mode
     from apppot.machine import probes
 
@@ -281,10 +282,11 @@ def _umask() -> int:
     return mask
 
 
-def run_for_user(request: RunRequest, report_path: str | None) -> int:
+def run_for_user(request: RunRequest, report_path: str | None, save: Wanted | None = None) -> int:
     """Run a payload, tell the user what went wrong, write the report; return the exit status.
 
-    Signals are held for good: one that comes after the machine's end changes nothing any more.
+    With `save` the changes are kept as an image. Signals are held for good: one that comes after
+    the machine's end changes nothing any more.
     """
     process.hold_signals()
     with contextlib.ExitStack() as stack:
@@ -293,6 +295,12 @@ def run_for_user(request: RunRequest, report_path: str | None) -> int:
             from apppot.report import ReportFile
 
             file = stack.enter_context(ReportFile(report_path))
+        place = None
+        if save:
+            from apppot.image import saving
+
+            place = stack.enter_context(saving.place(save, request.image))
+            request = replace(request, capture=place.capture)
         finished = run(request)
         outcome = finished.outcome
         if outcome.message:
@@ -301,6 +309,10 @@ def run_for_user(request: RunRequest, report_path: str | None) -> int:
             terminal.tell(note)
         if file:
             file.write(finished)
+        if place and outcome.captured:
+            terminal.tell(saving.keep_and_tell(place, finished))
+        elif place and not outcome.message:
+            terminal.tell(f"nothing was saved as {place.name}: the payload was ended by force")
     return int(outcome.status)
 
 
@@ -317,6 +329,12 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
         if request.terminal:
             terminal.find()
         who = _who(request)
+        if image is None and (
+            request.image.startswith(_PATHS) or request.write or request.partition
+        ):
+            from apppot import rawdisk
+
+            request, image = rawdisk.open_image(request, stack)
         image = image or store.resolve(request.image)
         spec = machine_spec(request, image, who)
         command = command_spec(request, image, who, os.environ)
@@ -329,12 +347,6 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
         from apppot.agent.session import Session
         from apppot.drive import Driver
 
-        if image is None and (
-            request.image.startswith(_PATHS) or request.write or request.partition
-        ):
-            from apppot import rawdisk
-
-            request, image = rawdisk.open_image(request, stack)
         loop = Loop()
         session = Session(loop, machine.channel)
         stack.callback(session.close)
@@ -374,4 +386,8 @@ def _facts(
         "cpus": spec.cpus,
         "memory": spec.memory,
         "job_dir": request.job_dir and os.path.abspath(request.job_dir),
+        "layers": [
+            [layer.digest, layer.size, layer.path, layer.offset, layer.type, layer.content]
+            for layer in image.layers
+        ],
     }

@@ -1,0 +1,109 @@
+"""Build an image from a Containerfile, as an ordinary user.
+
+Each RUN is root in a machine of its own, so that packages can be installed as on any computer. DIR
+is the build context: COPY and ADD take files from it, without those that .dockerignore names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apppot import config
+from apppot.machine.limits import parse_size
+from apppot.machine.model import Network
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    from apppot.cli.options import count
+
+    parser.usage = "apppot build [OPTION...] -t NAME[:TAG] DIR"
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="the build context")
+    add(
+        "--tag",
+        "-t",
+        required=True,
+        metavar="NAME[:TAG]",
+        help="the image's name; an image that has it is replaced",
+    )
+    add(
+        "--file",
+        "-f",
+        default="",
+        metavar="FILE",
+        help="the Containerfile (DIR/Containerfile, else DIR/Dockerfile); '-': standard input",
+    )
+    add(
+        "--build-arg",
+        type=_argument,
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="the value of an ARG; without one, the caller's variable of that name",
+    )
+    add("--target", default="", metavar="STAGE", help="build up to this stage (the last one)")
+    add("--no-cache", action="store_true", help="do every step, also those done before")
+    add("--debug", action="store_true", help="open a shell where a RUN has failed")
+    add("--quiet", "-q", action="store_true", help="print the digest only, and output of failures")
+    machine = parser.add_argument_group("the machines of RUN")
+    machine.add_argument("--cpus", type=count, default=1, metavar="N", help="virtual CPUs (1)")
+    machine.add_argument(
+        "--memory",
+        metavar="SIZE",
+        default=config.text("run.memory"),
+        help="memory (1G); 'auto': what the job, cgroup or ulimit allows",
+    )
+    machine.add_argument(
+        "--scratch",
+        type=parse_size,
+        metavar="SIZE",
+        help="the disk for what a step writes (64G); it takes space only as it fills",
+    )
+    machine.add_argument(
+        "--network",
+        type=Network,
+        choices=list(Network),
+        default=Network.USER,
+        help="outbound connections, or none at all (user)",
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """Build the image, print its name and digest."""
+    from apppot.cli.options import memory_size
+    from apppot.cli.steps import Steps
+    from apppot.image.build.builder import Request, build
+    from apppot.image.build.machines import DISK, Machine
+
+    request = Request(
+        name=options.tag,
+        folder=options.folder,
+        file=options.file,
+        arguments=tuple(options.build_arg),
+        target=options.target,
+        use_cache=not options.no_cache,
+        debug=options.debug,
+        quiet=options.quiet,
+        machine=Machine(
+            cpus=options.cpus,
+            memory=None if options.memory == "auto" else memory_size(options.memory),
+            scratch=DISK if options.scratch is None else options.scratch,
+            network=options.network,
+        ),
+    )
+    built = build(request, Steps(quiet=options.quiet))
+    print(built.digest if options.quiet else f"{built.name} {built.digest}")
+    return 0
+
+
+def _argument(text: str) -> tuple[str, str | None]:
+    from apppot.errors import UsageError
+
+    name, equals, value = text.partition("=")
+    if not name:
+        raise UsageError(f"--build-arg {text!r} has no name", hint="--build-arg NAME=VALUE")
+    return name, value if equals else None

@@ -113,7 +113,7 @@ static const char *plain_path(char *path)
     for (const char *part = path; *part != 0; part += strcspn(part, "/"), part += *part == '/')
         if (strncmp(part, "..", 2) == 0 && (part[2] == '/' || part[2] == 0))
             return "";
-    return path;
+    return path[0] != 0 ? path : ".";
 }
 
 static bool is_folder(const char *path)

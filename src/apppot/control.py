@@ -190,6 +190,7 @@ def _command(request: dict[str, Any]) -> CommandSpec:
         terminal=Terminal(int(size[0]), int(size[1])) if size else None,
         umask=int(request["umask"]),
         user=str(request["user"]),
+        builtin=os.fsencode(request.get("builtin", "")),
     )
 
 

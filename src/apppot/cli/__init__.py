@@ -8,6 +8,7 @@ VERBS: dict[str, str] = {
     "shell": "open an interactive shell in a virtual machine",
     "ps": "list the running machines",
     "exec": "run one more command in a running machine",
+    "commit": "keep what a running machine has changed as an image",
     "stop": "stop running machines",
     "logs": "show a machine's console",
     "prune": "remove what killed runs have left",

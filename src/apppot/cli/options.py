@@ -27,7 +27,7 @@ _OURS_PREFIX = ("con", "ssl", "ubd", "hostfs", "apppot.", "virtio_uml.", "initrd
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a machine to a verb's parser."""
     machine = parser.add_argument_group("the machine")
-    machine.add_argument("--cpus", type=_count, default=1, metavar="N", help="virtual CPUs (1)")
+    machine.add_argument("--cpus", type=count, default=1, metavar="N", help="virtual CPUs (1)")
     machine.add_argument(
         "--memory",
         metavar="SIZE",
@@ -110,6 +110,45 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", "-v", action="store_true", help="say what is done, and why")
 
 
+def add_save_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that keep what was changed."""
+    changes = parser.add_argument_group("changes")
+    changes.add_argument(
+        "--save", metavar="NAME[:TAG]", help="keep the changes as a new image when it has ended"
+    )
+    changes.add_argument(
+        "--force",
+        dest="replace",
+        action="store_true",
+        help="the name may be that of an image, which goes",
+    )
+    add_exclude_options(changes)
+
+
+def add_exclude_options(group: argparse._ActionsContainer) -> None:
+    """Add the options that say what is left out of changes."""
+    group.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave more paths out, such as 'var/cache/*'",
+    )
+    group.add_argument(
+        "--no-default-excludes",
+        dest="default_excludes",
+        action="store_false",
+        help="leave only those out (see 'apppot changes excludes')",
+    )
+
+
+def wanted_from(options: argparse.Namespace, name: str) -> Wanted:
+    """Return what is to be kept of the changes."""
+    from apppot.image.saving import Wanted
+
+    return Wanted(name, options.replace, tuple(options.exclude), options.default_excludes)
+
+
 def add_command_options(group: argparse._ActionsContainer, *, user: str, workdir: str) -> None:
     """Add the options of every command in a machine; `user` and `workdir` tell the defaults."""
     group.add_argument(
@@ -137,8 +176,10 @@ def request_from(
         image=options.image,
         command=tuple(map(os.fsencode, command)),
         cpus=options.cpus,
-        memory=None if options.memory == "auto" else _memory(options.memory),
+        memory=None if options.memory == "auto" else memory_size(options.memory),
         scratch=options.scratch,
+        write=options.write,
+        partition=options.partition,
         job_dir=options.job_dir,
         binds=tuple(options.bind),
         environment=tuple(options.env),
@@ -156,13 +197,21 @@ def request_from(
     )
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Return a number of virtual CPUs; raises UsageError."""
     if not text.isdigit() or not 0 < int(text) <= 64:  # noqa: PLR2004  NR_CPUS of the kit's kernel
         raise UsageError(f"--cpus {text}: a number from 1 to 64 is needed")
     return int(text)
 
 
-def _memory(text: str) -> int:
+def _partition(text: str) -> int:
+    if not text.isdecimal() or not text.isascii() or not 0 < int(text) <= 1024:  # noqa: PLR2004
+        raise UsageError(f"--partition {text}: partitions have numbers from 1 on")
+    return int(text)
+
+
+def memory_size(text: str) -> int:
+    """Return a machine's memory in bytes; raises UsageError."""
     size = parse_size(text)
     if size < 64 << 20:
         raise UsageError(f"--memory {text}: a machine needs 64M or more")
@@ -178,8 +227,6 @@ def _hostname(text: str) -> str:
 def _kernel_argument(text: str) -> str:
     if not text.isprintable() or not text.isascii() or not text or " " in text:
         raise UsageError(f"--kernel-arg {text!r} is not a word for a kernel's command line")
-        write=options.write,
-        partition=options.partition,
     if text.split("=", maxsplit=1)[0] in _OURS or text.startswith(_OURS_PREFIX):
         raise UsageError(
             f"--kernel-arg {text}: AppPot sets this itself", hint="see 'apppot run --help'"
@@ -203,12 +250,6 @@ def _setting(text: str) -> bytes:
 def _bind(text: str) -> Share:
     source, *rest = text.split(":")
     mode = rest.pop() if rest and rest[-1] in ("ro", "rw") else "rw"
-def _partition(text: str) -> int:
-    if not text.isdecimal() or not text.isascii() or not 0 < int(text) <= 1024:  # noqa: PLR2004
-        raise UsageError(f"--partition {text}: partitions have numbers from 1 on")
-    return int(text)
-
-
     if len(rest) > 1 or not source:
         raise UsageError(
             f"--bind {text}: not of the form SRC[:DST[:ro]]",

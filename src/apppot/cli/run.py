@@ -6,7 +6,12 @@ which is the current folder unless --job-dir says otherwise. Without a command, 
 
 from __future__ import annotations
 
-from apppot.cli.options import add_machine_options, request_from
+from apppot.cli.options import (
+    add_machine_options,
+    add_save_options,
+    request_from,
+    wanted_from,
+)
 from apppot.lean import TYPE_CHECKING
 from apppot.run import run_for_user
 
@@ -24,9 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tty", "-t", action="store_true", help="give the command a terminal of its own"
     )
     add_machine_options(parser)
+    add_save_options(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     request = request_from(options, options.command, terminal=options.tty)
-    return run_for_user(request, options.report)
+    save = wanted_from(options, options.save) if options.save else None
+    return run_for_user(request, options.report, save)

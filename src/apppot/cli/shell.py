@@ -1,13 +1,19 @@
 """Open an interactive shell in a new virtual machine, with job control.
 
-The machine and everything written to its own file system end with the shell.
+The machine and everything written to its own file system end with the shell, unless --save keeps
+the changes.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from apppot.cli.options import add_machine_options, request_from
+from apppot.cli.options import (
+    add_machine_options,
+    add_save_options,
+    request_from,
+    wanted_from,
+)
 from apppot.run import run_for_user
 
 if TYPE_CHECKING:
@@ -22,8 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "apppot shell [OPTION...] IMAGE"
     parser.add_argument("image", metavar="IMAGE", help="NAME[:TAG] or digest; see 'apppot images'")
     add_machine_options(parser)
+    add_save_options(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Run the shell and return its exit status."""
-    return run_for_user(request_from(options, SHELL, terminal=True), options.report)
+    request = request_from(options, SHELL, terminal=True)
+    save = wanted_from(options, options.save) if options.save else None
+    return run_for_user(request, options.report, save)

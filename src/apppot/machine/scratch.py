@@ -38,7 +38,7 @@ def make_disk(size: int, mke2fs: str) -> int:
             f"a scratch disk of {show_size(size)} is too small", hint="--scratch takes 1M or more"
         )
     try:
-        descriptor = _nameless(folder)
+        descriptor = nameless_file(folder)
         try:
             os.ftruncate(descriptor, size)
             device = f"/proc/self/fd/{descriptor}"
@@ -61,7 +61,7 @@ def make_disk(size: int, mke2fs: str) -> int:
     return descriptor
 
 
-def _nameless(folder: str) -> int:
+def nameless_file(folder: str) -> int:
     """Return an open file in `folder` that has no name, so that nothing can be left behind."""
     try:
         return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)

@@ -11,7 +11,7 @@ from apppot.agent.session import CommandResult
 from apppot.agent.spec import CommandSpec, Terminal
 from apppot.cli.options import request_from
 from apppot.cli.parser import parse
-from apppot.drive import command_status, command_trouble
+from apppot.ending import command_status, command_trouble
 from apppot.errors import UsageError
 from apppot.image.model import ImageConfig
 from apppot.run import RunRequest, environment, identity, payload, shares

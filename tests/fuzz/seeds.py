@@ -11,7 +11,7 @@ import tarfile
 Value = int | bytes
 
 MACHINE: list[tuple[int, Value]] = [
-    (1, b"pot"), (2, b"/dev/ubda"), (2, b"/dev/ubdb"), (3, b"/dev/ubdc"), (4, 1 << 30),
+    (1, b"pot"), (2, b"/dev/ubda"), (16, 4096), (2, b"/dev/ubdb"), (17, b"ext4"), (3, b"/dev/ubdc"), (4, 1 << 30),
     (5, b"hostfs"), (6, b"share0"), (7, b"/job"), (8, b"9"), (9, 1),
     (10, b"10.0.2.15/24"), (10, b"fd00::2/64"), (11, b"10.0.2.2"), (12, b"10.0.2.3"),
     (13, b"example.org"), (14, b"10.0.2.2 host.apppot"), (15, 1500),
@@ -21,6 +21,7 @@ MACHINE: list[tuple[int, Value]] = [
 COMMAND: list[tuple[int, Value]] = [
     (1, b"sh"), (1, b"-c"), (1, b""), (2, b"PATH=/bin"), (2, b"\xff\n"), (3, b"/job"),
     (4, 1000), (5, 1000), (6, 1000), (6, 4), (7, 1), (8, 24), (9, 80), (10, 0o22), (11, b"me:me"),
+    (12, b"archive"),
 ]  # fmt: skip
 FRAMES = [
     (64, 1, 0, b"records"), (65, 0, 1, b"first piece"), (65, 1, 1, b"second"), (66, 0, 1, b"input"),

@@ -89,7 +89,7 @@ def one_file() -> st.SearchStrategy[File]:
             st.binary(max_size=3),
         ),
         target=st.binary(min_size=1, max_size=300).filter(lambda t: b"\0" not in t),
-        device=st.tuples(st.integers(0, 4095), st.integers(0, 2**19 - 1)),
+        device=st.tuples(st.integers(0, 4095), st.integers(1, 2**19 - 1)),  # 0:0 deletes
         xattrs=st.dictionaries(ATTRIBUTE, st.binary(max_size=60), max_size=4),
     )
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+from dataclasses import replace
 from enum import StrEnum
 from typing import IO, TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from apppot.errors import ImageError, KitError
 from apppot.image import model, tarstream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from apppot.image.model import Descriptor
+    from apppot.image.tarstream import Normalised
     from apppot.image.writer import Writer
 
 BLOCK_SIZE = 4096
@@ -38,7 +40,12 @@ class Compression(StrEnum):
     ZSTD = "zstd"
 
 
-def arguments(program: str, target: str, compression: Compression = Compression.NONE) -> list[str]:
+def arguments(
+    program: str,
+    target: str,
+    compression: Compression = Compression.NONE,
+    options: Sequence[str] = (),
+) -> list[str]:
     """Return the command that reads a tar archive from standard input and writes a layer."""
     pressing = {
         Compression.NONE: [],
@@ -54,6 +61,7 @@ def arguments(program: str, target: str, compression: Compression = Compression.
         f"-T{BUILD_TIME}",
         "--mkfs-time",  # -T is the file system's time: files keep theirs
         *pressing,
+        *options,
         target,
     ]
 
@@ -96,8 +104,8 @@ def layer(
     `without` tells which paths are left out. The store sees the layer whole or not at all.
     """
     path = writer.temporary()
-    make(archive, path, compression=compression, without=without)
-    return writer.take(path, model.LAYER_TYPE)
+    made = make(archive, path, compression=compression, without=without)
+    return replace(writer.take(path, model.LAYER_TYPE), content=made.content)
 
 
 def make(
@@ -105,22 +113,37 @@ def make(
     target: str,
     *,
     compression: Compression = Compression.NONE,
+    options: Sequence[str] = (),
     without: Callable[[str], bool] | None = None,
-) -> None:
-    """Write a layer made from a seekable tar archive to the file `target`; raises ImageError."""
-    argv = arguments(mkfs_program(), target, compression)
-    check_space(archive, target)
+) -> Normalised:
+    """Write a layer made from a seekable tar archive to the file `target`; raises ImageError.
+
+    `options` are more of mkfs.erofs's.
+    """
+    argv = arguments(mkfs_program(), target, compression, options)
+    limit = check_space(archive, target)
+    made: list[Normalised] = []
     with tempfile.TemporaryFile() as output:
         pid, pipe = _start(argv, target, output.fileno())
-        code = _feed(pid, pipe, lambda: tarstream.normalise(archive, pipe, without=without))
+        code = _feed(
+            pid,
+            pipe,
+            lambda: made.append(tarstream.normalise(archive, pipe, without=without, limit=limit)),
+        )
         if code != 0:
             output.seek(0)
             raise _failure(argv, code, output.read().decode("utf-8", "replace"), target)
     check(target)
+    if not made:
+        raise ImageError(f"'{argv[0]}' ended before it had read all of the archive")
+    return made[0]
 
 
-def check_space(archive: IO[bytes], target: str) -> None:
+def check_space(archive: IO[bytes], target: str) -> int:
     """Check that there is room for the layer and for mkfs.erofs's copy; raises ImageError.
+
+    Returns the most that the layer's files may have: with sparse ones that is more than the
+    archive has.
 
     The kit's mkfs.erofs reports each failure to write (kit/erofs-utils/patches); the system's own
     1.8 does not, so it must not come to that.
@@ -136,6 +159,7 @@ def check_space(archive: IO[bytes], target: str) -> None:
             " are free",
             hint=_BIGGER_DISK,
         )
+    return max((free - LITTLE_SPACE) // 2, 1)
 
 
 def _start(argv: list[str], target: str, output: int) -> tuple[int, IO[bytes]]:

@@ -1,29 +1,46 @@
-"""Rewrite a tar archive into one whose bytes depend only on what is in it.
+"""Bring a tar archive into one form, whose bytes depend only on what is in it.
 
 mkfs.erofs reads tar archives, but (as of 1.8) silently leaves out sparse files and entries of the
 old type, misreads fractions of seconds, and cannot follow a hard link to a later entry. So archives
-go through here first: every entry is read with Python's tarfile and written again in one form
-(POSIX pax), sorted by path. The same files then give the same layer, whoever archived them.
+go through here first: every entry is written again in one form, sorted by path. The same files then
+give the same layer, whoever archived them.
+
+What a layer deletes of the layers below has two forms. OCI's (`canonical`) is for other programs:
+`.wh.NAME` for a deleted file, `.wh..wh..opq` in a folder of which nothing below shines through. The
+native one is overlayfs's: a device 0:0, and an attribute of the folder. `normalise` writes the
+native form and computes the digest of the other on the way: the layer's content digest.
 """
 
 from __future__ import annotations
 
-import posixpath
-import tarfile
+import hashlib
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING
 
 from apppot.errors import ImageError
+from apppot.image import tarread, tartree, tarwrite
+from apppot.image.tarread import FOLDER, HARD_LINK, Entry, Source, shown
+from apppot.image.tartree import MARK, MOST_ENTRIES, OPAQUE, WHITEOUT, join, parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-XATTR = "SCHILY.xattr."
-LIBARCHIVE_XATTR = "LIBARCHIVE.xattr."
 PIECE = 1 << 20
-LONGEST_COMPONENT = 255
-NANOSECONDS = 9
+LARGE = 1 << 17
 LAST_MAJOR = (1 << 12) - 1
 LAST_MINOR = (1 << 19) - 1  # Linux allows 20 bits, but mkfs.erofs 1.8 gets the last one wrong
+OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
+_ROOT = b""
+_FOLDER = Entry(FOLDER, 0o755)
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """What was written: the number of entries, and the digest of the canonical form."""
+
+    entries: int
+    content: str
 
 
 def normalise(
@@ -31,189 +48,227 @@ def normalise(
     target: IO[bytes],
     *,
     without: Callable[[str], bool] | None = None,
+    limit: int = 0,
+) -> Normalised:
+    """Write `source`, a seekable uncompressed archive in OCI's form, to `target` in the native one.
+
+    `without` tells which paths (relative, no leading './') are left out; `limit` is the most
+    bytes to write. Raises ImageError if the archive is damaged, or has what a layer cannot hold.
+    """
+    reader = Source(source)
+    tree = tartree.read(reader, without)
+    out = _Output(target, None, limit)
+    return _write(reader, tree, out)
+
+
+def canonical(source: IO[bytes], target: IO[bytes], *, limit: int = 0) -> Normalised:
+    """Write `source`, a seekable uncompressed archive, to `target` in OCI's form; see normalise."""
+    reader = Source(source)
+    tree = tartree.read(reader, None)
+    out = _Output(None, target, limit)
+    return _write(reader, tree, out)
+
+
+class _Output:
+    """Writes the native form, or the canonical one; takes the digest of the latter."""
+
+    def __init__(self, native: IO[bytes] | None, canonical_: IO[bytes] | None, limit: int) -> None:
+        self.native = native
+        self.canonical = canonical_
+        self.limit = limit
+        self.state = hashlib.sha256()
+        self.waiting: list[bytes] = []
+        self.held = self.written = 0
+
+    def both(self, piece: bytes) -> None:
+        """Write what is the same in both forms."""
+        if len(piece) >= LARGE:  # is not copied once more
+            self.flush()
+            self.state.update(piece)
+            self._put(piece, piece)
+            return
+        self.waiting.append(piece)
+        self.held += len(piece)
+        if self.held >= PIECE:
+            self.flush()
+
+    def either(self, native: bytes, canonical_: bytes) -> None:
+        """Write what differs."""
+        self.flush()
+        self.state.update(canonical_)
+        self._put(native, canonical_)
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        data = b"".join(self.waiting) if len(self.waiting) != 1 else self.waiting[0]
+        self.waiting.clear()
+        self.held = 0
+        self.state.update(data)
+        self._put(data, data)
+
+    def _put(self, native: bytes, canonical_: bytes) -> None:
+        self.written += max(len(native), len(canonical_))
+        if self.limit and self.written > self.limit:
+            raise ImageError(
+                f"the archive's files take more than the {self.limit >> 20} MiB that there is room"
+                " for"
+            )
+        if self.native:
+            self.native.write(native)
+        if self.canonical:
+            self.canonical.write(canonical_)
+
+
+def _write(source: Source, tree: dict[bytes, Entry], out: _Output) -> Normalised:
+    """Write the tree in order; raises ImageError."""
+    keys, opaque = _marks(tree)
+    known: set[bytes] = set()
+    first: dict[int, bytes] = {}
+    count = 0
+    for key in keys:
+        if key and parent(key) not in known:
+            count += _folders(parent(key), tree, known, opaque, out)
+        entry = tree.get(key, _FOLDER if key == _ROOT else MARK)
+        count += 1
+        if count > MOST_ENTRIES:
+            raise ImageError(f"the archive has more than {MOST_ENTRIES} files and folders")
+        path = key.replace(b"\0", b"/")
+        if entry.kind == FOLDER:
+            known.add(key)
+            _folder(path or b".", entry, out, opaque=key in opaque)
+        elif entry is MARK:
+            _mark(path, out)
+        elif entry.shared and (name := first.setdefault(id(entry), path)) != path:
+            out.both(tarwrite.headers(path, Entry(HARD_LINK, link=name)))
+        else:
+            _check_device(path, entry)
+            out.both(tarwrite.headers(path, entry))
+            _contents(source, path, entry, out)
+    out.both(tarwrite.END)
+    out.flush()
+    return Normalised(count, f"sha256:{out.state.hexdigest()}")
+
+
+def _folders(
+    key: bytes,
+    tree: dict[bytes, Entry],
+    known: set[bytes],
+    opaque: set[bytes],
+    out: _Output,
 ) -> int:
-    """Write `source`, a seekable uncompressed or compressed archive, to `target` in the one form.
+    """Write the folders that the archive takes for granted, as mode 0755 of root."""
+    missing = []
+    while key not in known:
+        if key in tree:
+            raise ImageError(f"files in the archive lie below '{shown(key)}', not a folder")
+        missing.append(key)
+        key = parent(key)
+    for folder in reversed(missing):
+        known.add(folder)
+        _folder(folder.replace(b"\0", b"/"), _FOLDER, out, opaque=folder in opaque)
+    return len(missing)
 
-    `without` tells which paths (relative, no leading './') are left out. Returns the number of
-    entries. Raises ImageError if the archive is damaged, or has what a layer cannot hold.
+
+def _marks(tree: dict[bytes, Entry]) -> tuple[list[bytes], set[bytes]]:
+    """Return all keys in order, with the marks that mean something, and the opaque folders.
+
+    A file that is deleted and made anew needs no mark; a folder so is opaque. In an opaque folder
+    nothing is left to be deleted.
     """
-    try:
-        with (
-            tarfile.open(fileobj=source, mode="r:*", errors="surrogateescape") as archive,
-            tarfile.open(
-                fileobj=target,
-                mode="w|",
-                format=tarfile.PAX_FORMAT,
-                encoding="utf-8",
-                errors="surrogateescape",
-                bufsize=PIECE,
-            ) as out,
-        ):
-            tree = _tree(archive, without or (lambda _: False))
-            for path, member in _in_order(tree):
-                data = _contents(archive, member)
-                out.addfile(_rewritten(path, member), data)
-            return len(tree)
-    except (tarfile.TarError, EOFError) as error:
-        raise ImageError(f"the tar archive is damaged: {error}") from error
-
-
-def _tree(archive: tarfile.TarFile, without: Callable[[str], bool]) -> dict[str, tarfile.TarInfo]:
-    """Return the archive's last entry for each path, hard links led to files; raises ImageError."""
-    tree: dict[str, tarfile.TarInfo] = {}
-    for member in archive:
-        path = _path(member.name)
-        if path != "." and without(path):
+    marks = [key for key, entry in tree.items() if entry is MARK]
+    keys = sorted({_ROOT, *tree})
+    if not marks:
+        return keys, set()
+    opaque: set[bytes] = set()
+    dropped: set[bytes] = set()
+    for key in marks:
+        folder, _, name = key.rpartition(b"\0")
+        if name == OPAQUE:
+            opaque.add(folder)
             continue
-        if member.islnk():
-            member.linkname = _path(member.linkname)
-            if member.linkname == path:
-                continue
-        elif not (member.isfile() or member.isdir() or member.issym() or member.isdev()):
-            raise ImageError(f"'{path}' in the archive is of the unknown type {member.type!r}")
-        # A later entry stands for the path; a folder's contents stay if it is a folder again.
-        old = tree.pop(path, None)
-        if old is not None and old.isdir() and not member.isdir():
-            for below in [p for p in tree if p.startswith(f"{path}/")]:
-                del tree[below]
-        tree[path] = member
-    _add_folders(tree)
-    return _led(tree)
+        back = join(folder, name[len(WHITEOUT) :])
+        at = bisect_left(keys, back)
+        if at < len(keys) and keys[at] == back and tree[back].kind != FOLDER:
+            dropped.add(key)
+        elif at < len(keys) and (keys[at] == back or keys[at].startswith(back + b"\0")):
+            dropped.add(key)
+            opaque.add(back)
+    outer = {folder for folder in opaque if not _inside(parent(folder), opaque)}
+    for key in marks:
+        folder, _, name = key.rpartition(b"\0")
+        if name == OPAQUE and folder not in outer:
+            dropped.add(key)
+            tree.setdefault(folder, _FOLDER)
+        elif name != OPAQUE and _inside(folder, opaque):
+            dropped.add(key)
+    added = {join(folder, OPAQUE) for folder in outer}
+    return sorted(({_ROOT, *tree} - dropped) | added), outer
 
 
-def _path(name: str) -> str:
-    """Return a member's path: relative, in its shortest form; raises ImageError."""
-    path = posixpath.normpath("/" + name).lstrip("/") or "."
-    if ".." in name.split("/"):
-        raise ImageError(f"'{name}' in the archive leads out of it")
-    for component in path.split("/"):
-        if len(component.encode("utf-8", "surrogateescape")) > LONGEST_COMPONENT:
-            raise ImageError(
-                f"a name in the archive is longer than {LONGEST_COMPONENT} bytes: {path[:60]}..."
-            )
-    return path
+def _inside(key: bytes, folders: set[bytes]) -> bool:
+    """Tell whether a folder is one of these, or below one."""
+    while key:
+        if key in folders:
+            return True
+        key = parent(key)
+    return False
 
 
-def _add_folders(tree: dict[str, tarfile.TarInfo]) -> None:
-    """Add the folders that the archive takes for granted, as mode 0755 of root."""
-    for path in list(tree):
-        parent = path
-        while parent != ".":
-            parent = posixpath.dirname(parent) or "."
-            there = tree.get(parent)
-            if there is None:
-                folder = tarfile.TarInfo(parent)
-                folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-                tree[parent] = folder
-            elif not there.isdir():
-                raise ImageError(f"'{path}' in the archive lies below '{parent}', not a folder")
+def _folder(path: bytes, entry: Entry, out: _Output, *, opaque: bool) -> None:
+    plain = tarwrite.headers(path, entry)
+    if opaque:
+        marked = replace(entry, xattrs=tuple(sorted((*entry.xattrs, OPAQUE_XATTR))))
+        out.either(tarwrite.headers(path, marked), plain)
+    else:
+        out.both(plain)
 
 
-def _led(tree: dict[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
-    """Let each hard link name the entry that will be written first; raises ImageError.
-
-    Of the names of one file the first in order gets its contents, so that the result does not
-    depend on which name the archive had first.
-    """
-    groups: dict[str, list[str]] = {}
-    for path, member in tree.items():
-        if not member.islnk():
-            continue
-        final, seen = path, {path}
-        while (there := tree.get(final)) is not None and there.islnk():
-            final = there.linkname
-            if final in seen:
-                break
-            seen.add(final)
-        there = tree.get(final)
-        if there is None or there.islnk() or there.isdir():
-            raise ImageError(
-                f"'{path}' in the archive is a hard link to '{final}', which is no file"
-            )
-        groups.setdefault(final, [final]).append(path)
-    for final, names in groups.items():
-        first, *others = sorted(names, key=_order)
-        owner = tree[final]
-        for name in others:
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.LNKTYPE, first
-            tree[name] = link
-        tree[first] = owner
-    return tree
+def _mark(path: bytes, out: _Output) -> None:
+    folder, slash, name = path.rpartition(b"/")
+    native = b""
+    if name != OPAQUE:
+        native = tarwrite.headers(folder + slash + name[len(WHITEOUT) :], tarwrite.whiteout())
+    out.either(native, tarwrite.headers(path, MARK))
 
 
-def _order(path: str) -> list[bytes]:
-    """Return what a path is sorted by: a folder directly before what is in it."""
-    return [] if path == "." else path.encode("utf-8", "surrogateescape").split(b"/")
+def _check_device(path: bytes, entry: Entry) -> None:
+    major, minor = entry.device
+    if not (0 <= major <= LAST_MAJOR and 0 <= minor <= LAST_MINOR):
+        raise ImageError(f"'{shown(path)}' in the archive is device {major}:{minor}, out of range")
 
 
-def _in_order(tree: dict[str, tarfile.TarInfo]) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    for path in sorted(tree, key=_order):
-        yield path, tree[path]
+def _contents(source: Source, path: bytes, entry: Entry, out: _Output) -> None:
+    """Write a file's contents, holes filled with zeros, and what fills up the last block."""
+    for piece in _pieces(source, path, entry):
+        out.both(piece)
+    if rest := tarwrite.padding(entry.size):
+        out.both(rest)
 
 
-def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes] | None:
-    """Return a regular file's contents, holes filled with zeros."""
-    return archive.extractfile(member) if member.isfile() and member.size else None
+def _pieces(source: Source, path: bytes, entry: Entry) -> Iterator[bytes]:
+    if entry.pieces is None:
+        yield from _read(source, path, entry.data, entry.size)
+        return
+    position, data = 0, entry.data
+    for at in range(0, len(entry.pieces), 2):
+        offset, size = entry.pieces[at], entry.pieces[at + 1]
+        yield from _zeros(offset - position)
+        yield from _read(source, path, data, size)
+        position, data = offset + size, data + size
+    yield from _zeros(entry.size - position)
 
 
-def _rewritten(path: str, member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Return the header in the one form."""
-    new = tarfile.TarInfo(path)
-    new.type = tarfile.REGTYPE if member.isfile() else member.type
-    new.linkname = member.linkname if member.issym() or member.islnk() else ""
-    if member.islnk():
-        return new
-    new.mode = member.mode & 0o7777
-    new.uid, new.gid = member.uid, member.gid
-    new.size = member.size if member.isfile() else 0
-    if member.ischr() or member.isblk():
-        if member.devmajor > LAST_MAJOR or member.devminor > LAST_MINOR:
-            numbers = f"{member.devmajor}:{member.devminor}"
-            raise ImageError(f"'{path}' in the archive is device {numbers}, out of range")
-        new.devmajor, new.devminor = member.devmajor, member.devminor
-    new.mtime, fraction = _time(member)
-    headers = dict(_xattrs(member))
-    if fraction:
-        headers["mtime"] = f"{int(new.mtime)}.{fraction}"
-    new.pax_headers = headers
-    return new
+def _read(source: Source, path: bytes, offset: int, size: int) -> Iterator[bytes]:
+    end = offset + size
+    while offset < end:
+        piece = source.read(offset, min(PIECE, end - offset))
+        if not piece:
+            raise tarread.damaged(f"it ends within the contents of '{shown(path)}'")
+        offset += len(piece)
+        yield piece
 
 
-def _time(member: tarfile.TarInfo) -> tuple[int, str]:
-    """Return whole seconds and nine digits of fraction ('' if all are 0)."""
-    text = member.pax_headers.get("mtime", "")
-    whole, _, fraction = text.partition(".")
-    if not text or whole.startswith("-") or not whole.isdigit():
-        return int(member.mtime // 1), ""
-    fraction = fraction[:NANOSECONDS].ljust(NANOSECONDS, "0")
-    return int(whole), fraction if fraction.isdigit() and fraction.strip("0") else ""
-
-
-def _xattrs(member: tarfile.TarInfo) -> Iterable[tuple[str, str]]:
-    """Return the extended attributes in the form that mkfs.erofs reads, sorted by name."""
-    found: dict[str, str] = {}
-    for key, value in member.pax_headers.items():
-        if key.startswith(LIBARCHIVE_XATTR):
-            name, content = _libarchive(key, value)
-            found.setdefault(name, content)
-        elif key.startswith(XATTR):
-            found[key.removeprefix(XATTR)] = value
-    for name in found:
-        if name != name.encode("utf-8", "replace").decode():  # tarfile cannot write it
-            raise ImageError(f"'{member.name}' in the archive has an attribute {name!r}")
-    return [(XATTR + name, found[name]) for name in sorted(found)]
-
-
-def _libarchive(key: str, value: str) -> tuple[str, str]:
-    """Return name and value of an attribute in libarchive's form: URL-quoted, base64."""
-    import base64
-    import binascii
-    from urllib.parse import unquote
-
-    try:
-        content = base64.b64decode(value + "=" * (-len(value) % 4))
-    except (binascii.Error, ValueError) as error:
-        raise ImageError(f"the archive's attribute '{key}' is damaged") from error
-    name = unquote(key.removeprefix(LIBARCHIVE_XATTR), errors="surrogateescape")
-    return name, content.decode("utf-8", "surrogateescape")
+def _zeros(size: int) -> Iterator[bytes]:
+    while size > 0:
+        yield bytes(min(size, PIECE))
+        size -= PIECE

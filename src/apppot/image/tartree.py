@@ -1,0 +1,179 @@
+"""Read a tar archive into one tree: the last entry of each path, hard links led to their files.
+
+Keys are paths with NUL for '/', so that their order is that of the components.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apppot.errors import ImageError
+from apppot.image import tarread
+from apppot.image.tarread import CHARACTER, FILE, FOLDER, HARD_LINK, Entry, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apppot.image.tarread import Source
+
+LONGEST_COMPONENT = 255
+LONGEST_PATH = 4095
+MOST_ENTRIES = 1 << 21
+MOST_NAMES = 256 << 20  # bytes of paths and attributes, all together: they are kept in memory
+MOST_TURNS = 64  # of folders into files within one archive
+WHITEOUT = b".wh."
+OPAQUE = b".wh..wh..opq"
+MARK = Entry(FILE)  # stands for everything that deletes
+_OVERLAY = b"trusted.overlay."
+
+
+def read(source: Source, without: Callable[[str], bool] | None) -> dict[bytes, Entry]:
+    """Return the archive's last entry for each path, hard links led to files; raises ImageError."""
+    growing = _Growing()
+    for name, entry in tarread.entries(source):
+        key = _key(name)
+        if without and key and without(_text(key)):
+            continue
+        growing.count(key, entry)
+        if not key and entry.kind != FOLDER:
+            raise ImageError("the archive's topmost entry is not a folder")
+        place: tuple[bytes, Entry] | None = key, entry
+        if entry.kind == CHARACTER or WHITEOUT in key:
+            place = _deleted(key, entry)
+        if place is None:
+            continue
+        if place[1].kind == HARD_LINK:
+            growing.link(key, _key(entry.link), entry)
+        else:
+            growing.add(*place)
+    _lead(growing.tree, growing.pending)
+    return growing.tree
+
+
+class _Growing:
+    """The tree while it is read; `pending` are hard links to files that come later."""
+
+    def __init__(self) -> None:
+        self.tree: dict[bytes, Entry] = {}
+        self.pending: dict[bytes, bytes] = {}
+        self.names = self.turns = 0
+
+    def count(self, key: bytes, entry: Entry) -> None:
+        """Take what an entry needs into account; raises ImageError if that is too much."""
+        if entry.xattrs:
+            entry.xattrs = tuple(x for x in entry.xattrs if not x[0].startswith(_OVERLAY))
+            self.names += sum(len(a) + len(v) + 100 for a, v in entry.xattrs)
+        self.names += len(key) + len(entry.link) + (16 * len(entry.pieces) if entry.pieces else 0)
+        if len(self.tree) >= MOST_ENTRIES or self.names > MOST_NAMES:
+            raise ImageError(f"the archive has more than {len(self.tree)} files, which is too many")
+
+    def add(self, key: bytes, entry: Entry) -> None:
+        """Let an entry stand for its path; a folder's contents stay if it is a folder again."""
+        old = self.tree.get(key)
+        if old is not None and old.kind == FOLDER and entry.kind != FOLDER:
+            self._clear(key)
+        if self.pending:
+            self.pending.pop(key, None)
+        self.tree[key] = entry
+
+    def link(self, key: bytes, target: bytes, entry: Entry) -> None:
+        """Let a path be another name of a file, if it is there already."""
+        if key == target:
+            return
+        there = self.tree.get(target)
+        if there is None or there.kind in {HARD_LINK, FOLDER}:
+            self.add(key, entry)
+            self.pending[key] = target
+        else:
+            there.shared = True
+            self.add(key, there)
+
+    def _clear(self, key: bytes) -> None:
+        """Remove what is in a folder that a file takes the place of."""
+        self.turns += 1
+        if self.turns > MOST_TURNS:
+            raise ImageError("the archive turns folders into files again and again")
+        begin = key + b"\0"
+        for below in [path for path in self.tree if path.startswith(begin)]:
+            del self.tree[below]
+            self.pending.pop(below, None)
+
+
+def _key(name: bytes) -> bytes:
+    """Return a name's key; raises ImageError."""
+    parts = [part for part in name.split(b"/") if part and part != b"."]
+    if b".." in parts:
+        raise ImageError(f"'{shown(name)}' in the archive leads out of it")
+    if b"\0" in name:
+        raise ImageError(f"'{shown(name)}' in the archive has a NUL in its name")
+    if len(name) > LONGEST_COMPONENT:
+        for part in parts:
+            if len(part) > LONGEST_COMPONENT:
+                raise ImageError(
+                    f"a name in the archive is longer than {LONGEST_COMPONENT} bytes:"
+                    f" {shown(name)[:60]}..."
+                )
+        if len(name) > LONGEST_PATH:
+            raise ImageError(
+                f"a path in the archive is longer than {LONGEST_PATH} bytes: {shown(name)[:60]}..."
+            )
+    return b"\0".join(parts)
+
+
+def _text(key: bytes) -> str:
+    return key.replace(b"\0", b"/").decode("utf-8", "surrogateescape")
+
+
+def parent(key: bytes) -> bytes:
+    """Return the key of the folder that a path is in."""
+    return key.rpartition(b"\0")[0]
+
+
+def join(folder: bytes, name: bytes) -> bytes:
+    """Return the key of a name in a folder."""
+    return folder + b"\0" + name if folder else name
+
+
+def _deleted(key: bytes, entry: Entry) -> tuple[bytes, Entry] | None:
+    """Return key and entry of a mark, in OCI's form; None if it is to be left out."""
+    *folders, name = key.split(b"\0")
+    if any(part.startswith(WHITEOUT) for part in folders):
+        if any(part.startswith(WHITEOUT * 2) for part in folders):
+            return None  # what AUFS kept for itself
+        raise ImageError(f"'{shown(key)}' in the archive lies below a mark for a deleted file")
+    if entry.kind == CHARACTER and entry.device == (0, 0):
+        return join(parent(key), WHITEOUT + name), MARK  # overlayfs's own form
+    if name == OPAQUE and not folders:
+        raise ImageError(
+            "the archive deletes everything that is below it: such a layer cannot be stacked"
+        )
+    if name.startswith(WHITEOUT * 2):
+        return (key, MARK) if name == OPAQUE else None
+    if name.startswith(WHITEOUT):
+        if name[len(WHITEOUT) :] in {b"", b".", b".."}:
+            raise ImageError(f"'{shown(key)}' in the archive deletes no file")
+        return key, MARK
+    return key, entry
+
+
+def _lead(tree: dict[bytes, Entry], pending: dict[bytes, bytes]) -> None:
+    """Let the hard links whose files came later be these files; raises ImageError."""
+    for key in list(pending):
+        trail: dict[bytes, None] = {}
+        here = key
+        while here in pending and here not in trail:
+            trail[here] = None
+            here = pending[here]
+        there = tree.get(here)
+        if there is None or there.kind in {HARD_LINK, FOLDER} or there is MARK:
+            raise _no_file(key, here)
+        there.shared = True
+        for name in trail:
+            tree[name] = there
+            del pending[name]
+
+
+def _no_file(key: bytes, target: bytes) -> ImageError:
+    return ImageError(
+        f"'{shown(key)}' in the archive is a hard link to '{shown(target)}', which is no file"
+    )

@@ -21,7 +21,7 @@ _apppot() {{
         -*) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word");;
         *)
             case $verb in
-                run|shell|inspect|rm) names=$(apppot images --quiet 2>/dev/null);;
+                run|shell|inspect|rm|tag) names=$(apppot images --quiet 2>/dev/null);;
                 exec|stop|logs) names=$(apppot ps --quiet 2>/dev/null);;
             esac
             mapfile -t COMPREPLY < <(compgen -W "$names" -- "$word")

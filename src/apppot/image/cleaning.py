@@ -72,7 +72,7 @@ def gc(store: Store, *, days: int, dry_run: bool = False) -> Cleaned:
     if dry_run:
         kept = [entry for entry in store.entries() if not _expired(entry, limit)]
         steps = len(store.entries()) - len(kept)
-        return replace(_listed(*_unused(store, kept)), steps=steps)
+        return replace(_listed(*_unused(store, kept, time.time())), steps=steps)
     steps = 0
     if any(_expired(entry, limit) for entry in store.entries()):
         with changing(store) as index:
@@ -120,12 +120,14 @@ def _check(*held: Held) -> None:
         lock.check()
 
 
-def _unused(store: Store, entries: Iterable[Entry]) -> tuple[list[str], list[str]]:
+def _unused(
+    store: Store, entries: Iterable[Entry], now: float | None = None
+) -> tuple[list[str], list[str]]:
     """Return the paths of temporary files and of blobs that may go; raises ImageError, OSError."""
     folder = os.path.join(store.path, BLOBS)
     if not os.path.isdir(folder):
         return [], []
-    temporaries = [*_leftovers(store.path), *_leftovers(folder), *locks.leftovers(store.path)]
+    temporaries = [*_leftovers(store.path), *_leftovers(folder), *locks.leftovers(store.path, now)]
     used: set[str] = set()
     for entry in entries:
         if entry.manifest.digest not in used:

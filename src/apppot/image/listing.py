@@ -11,7 +11,7 @@ from apppot.image import model, writer
 from apppot.image import store as stores_
 from apppot.image.cleaning import Cleaned
 from apppot.image.missing import not_found
-from apppot.image.reference import parse
+from apppot.image.reference import parse, parse_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,17 +75,34 @@ def table(lines: Sequence[Line]) -> str:
     """Return the images as aligned text; '' if there are none."""
     if not lines:
         return ""
-    rows = [("REFERENCE", "DIGEST", "SIZE", "CREATED", "STORE")]
+    rows: list[tuple[str, ...]] = [("REFERENCE", "DIGEST", ">SIZE", "CREATED", "STORE")]
     for line in lines:
         size = "damaged" if line.problem else human(line.size)
         digest = line.digest.removeprefix("sha256:")[:SHORT_DIGEST]
-        rows.append((line.reference or "-", digest, size, line.created[:10] or "-", line.store))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        created = _printable(line.created[:10]) or "-"
+        rows.append((line.reference or "-", digest, size, created, line.store))
+    return columns(rows)
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return rows as aligned text; columns whose head begins with '>' are put to the right."""
+    right = [head.startswith(">") for head in rows[0]]
+    cells = [tuple(text.removeprefix(">") for text in rows[0]), *rows[1:]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths[-1] = widths[-1] if right[-1] else 0
     return "".join(
-        f"{name:{widths[0]}}  {digest:{widths[1]}}  {size:>{widths[2]}}"
-        f"  {created:{widths[3]}}  {store}\n"
-        for name, digest, size, created, store in rows
+        "  ".join(
+            f"{text:>{width}}" if side else f"{text:{width}}"
+            for text, width, side in zip(row, widths, right, strict=True)
+        )
+        + "\n"
+        for row in cells
     )
+
+
+def _printable(text: str) -> str:
+    """Return a text that a terminal cannot take for commands."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def human(size: int) -> str:
@@ -122,6 +139,27 @@ def inspect(text: str, *, verify: bool = False) -> dict[str, Any]:
         "config": store.document(blob, "configuration"),
         **({"verified": True} if verify else {}),
     }
+
+
+def tag(text: str, new: str, *, replace: bool = False) -> str:
+    """Give an image one more name, in the store that is written to; return its digest.
+
+    The layers of an image of another store stay there. Raises UsageError or ImageError.
+    """
+    name = parse_name(new).full
+    store, entry = stores_.find(text)
+    image = store.image(entry)
+    own = stores_.stores()[0]
+    with own.writer() as adding:
+        manifest = entry.manifest
+        if own.path != store.path:
+            document = store.manifest(entry)
+            config = model.descriptor(document["config"], "the manifest")
+            for blob in (config, manifest):
+                with open(store.blob_path(blob.digest), "rb") as file:
+                    adding.add(file.read(), blob.media_type)
+        adding.tag(name, manifest, replace=replace)
+    return image.digest
 
 
 def verify_blob(path: str, digest: str) -> None:

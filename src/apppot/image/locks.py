@@ -168,8 +168,11 @@ def _start(pid: int) -> str:
     return "ended" if words[0] in (b"Z", b"X") else words[19].decode()
 
 
-def _dead(path: str) -> bool:
-    """Tell whether the holder of a lock's file is dead, or has let it go; raises OSError."""
+def _dead(path: str, now: float | None = None) -> bool:
+    """Tell whether the holder of a lock's file is dead, or has let it go; raises OSError.
+
+    Without `now` the file system's clock counts, for which a file must be made.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(4096)
@@ -190,7 +193,7 @@ def _dead(path: str) -> bool:
         found = _start(owner.pid)
         if found:
             return found != owner.start
-    return _now(os.path.dirname(path)) - touched > STALE
+    return (_now(os.path.dirname(path)) if now is None else now) - touched > STALE
 
 
 def _now(folder: str) -> float:
@@ -365,10 +368,11 @@ def _beating(path: str) -> Iterator[None]:
         thread.join()
 
 
-def leftovers(store: str) -> list[str]:
+def leftovers(store: str, now: float | None = None) -> list[str]:
     """Return the files of dead holders in a store; raises OSError.
 
-    A lock's highest number stays, so that its numbers never begin anew.
+    With `now`, by this host's clock, nothing is written. A lock's highest number stays, so that its
+    numbers never begin anew.
     """
     leases = os.path.join(store, FOLDER)
     if not os.path.isdir(leases):
@@ -376,4 +380,4 @@ def leftovers(store: str) -> list[str]:
     names = sorted(os.listdir(leases))
     asides = [n for n in names if n.startswith(ASIDE)]
     sharers = [n for n in names if "-" in n and n not in asides]
-    return [path for name in (*asides, *sharers) if _dead(path := os.path.join(leases, name))]
+    return [path for name in (*asides, *sharers) if _dead(path := os.path.join(leases, name), now)]

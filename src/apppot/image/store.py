@@ -81,6 +81,8 @@ class Store:
             manifest = model.descriptor(value, where)
             texts = dict(manifest.extra)
             name, cache = texts.get(model.REF_NAME, ""), texts.get(model.CACHE, "")
+            if not name.isprintable():  # nobody could type it, and a terminal may act on it
+                name = ""
             found.append(Entry(name, manifest, cache, texts.get(model.USED, "")))
         return tuple(found)
 

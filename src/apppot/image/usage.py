@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
@@ -54,7 +55,7 @@ def _list(document: dict[str, Any], key: str, where: str) -> list[Any]:
 
 
 def used_by_others(store: Store, others: Iterable[Store]) -> Iterator[str]:
-    """Yield the digests of blobs that images of other stores need, as far as they are sound."""
+    """Yield the digests of blobs that images of other stores need and do not have there."""
     for other in others:
         if other.path == store.path:
             continue
@@ -64,6 +65,7 @@ def used_by_others(store: Store, others: Iterable[Store]) -> Iterator[str]:
             continue
         for entry in entries:
             try:
-                yield from blobs_of(other, entry.manifest)
+                needed = blobs_of(other, entry.manifest)
             except ImageError:
                 continue
+            yield from (blob for blob in needed if not os.path.exists(other.blob_path(blob)))

@@ -69,6 +69,11 @@ def canonical(source: IO[bytes], target: IO[bytes], *, limit: int = 0) -> Normal
     return _write(reader, tree, out)
 
 
+def write_tree(source: Source, tree: dict[bytes, Entry], target: IO[bytes]) -> Normalised:
+    """Write a tree whose contents lie in `source` to `target` in OCI's form; see normalise."""
+    return _write(source, tree, _Output(None, target, 0))
+
+
 class _Output:
     """Writes the native form, or the canonical one; takes the digest of the latter."""
 

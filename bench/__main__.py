@@ -13,19 +13,23 @@ import tempfile
 import time
 from dataclasses import replace
 
-from bench import host, report
+from apppot.kit.progress import Progress
+from bench import host, report, stock
 from bench.measures import MEASURES, Bench, build_programs
 from bench.peers import Peers, apppots, collect, export
 from bench.series import CaseError, Section
 
-_NEEDS_PEERS = {"start", "first", "compute", "streams", "calls", "compile"}
+_NEEDS_PEERS = {"start", "first", "compute", "streams", "create"}
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's grammar."""
     made = argparse.ArgumentParser(prog="bench/run", description=__doc__)
     made.add_argument("--image", default="debian:bookworm", help="debian:bookworm")
-    made.add_argument("--compiler-image", default="", help="an image with gcc, for 'compile'")
+    made.add_argument(
+        "--programs-image", default="", help="with gcc, make, python3-numpy, sqlite3 and gromacs"
+    )
+    made.add_argument("--stock", action="store_true", help="build a stock kernel if there is none")
     made.add_argument("--only", default="", help="measures, with commas: " + ",".join(MEASURES))
     made.add_argument("--runs", type=int, default=30, help="turns of a series (30)")
     made.add_argument("--quick", action="store_true", help="5 turns, small amounts, 10 machines")
@@ -78,7 +82,7 @@ def prepare(
     bench = Bench(
         apppot=apppot,
         image=options.image,
-        compiler_image=options.compiler_image,
+        programs_image=options.programs_image,
         share=share,
         work=work,
         peers=Peers(apppots(apppot, options.image)),
@@ -87,6 +91,11 @@ def prepare(
         machines=min(options.machines, 10) if options.quick else options.machines,
         said=say,
     )
+    try:
+        found_stock = stock.get(os.path.join(share, "init"), work, Progress(), build=options.stock)
+        bench = replace(bench, stock=found_stock)
+    except CaseError as error:
+        bench = replace(bench, no_stock=str(error))
     if not peers:
         return bench
     say("exporting the image for the peers")

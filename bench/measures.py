@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench import inside, memory, python_part
-from bench.launch import Run, environment, launch
-from bench.peers import APPPOT, APPPOT_OFFLINE, NATIVE, PODMAN, Peer, Peers, apppots
+from bench import applications, boot, channel, inside, memory, python_part
+from bench.launch import Run, launch
+from bench.peers import APPPOT, APPPOT_OFFLINE, NATIVE, PODMAN, Peer, Peers
 from bench.series import CaseError, Goal, Section, take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from bench.stock import Stock
 
 MIB = 1 << 20
 
@@ -25,7 +27,7 @@ class Bench:
 
     apppot: str
     image: str
-    compiler_image: str
+    programs_image: str
     share: str  # the folder that all see, with the static programs in it
     work: str
     peers: Peers
@@ -33,6 +35,8 @@ class Bench:
     quick: bool
     machines: int
     said: Callable[[str], None]
+    stock: Stock | None = None
+    no_stock: str = "not asked for"
 
     def run(self, peer: Peer, *command: str, stdin: int = subprocess.DEVNULL) -> Run:
         """Run a command with a peer, in the shared folder."""
@@ -139,47 +143,13 @@ def streams(bench: Bench) -> list[Section]:
     """Bytes per second through standard output and input, as the payload sees it."""
     size = (64 if bench.quick else 512) * MIB
 
-    def rate(run: Run) -> float:
-        try:
-            nanoseconds, total = map(int, run.stderr.split()[-2:])
-        except ValueError:
-            raise CaseError(f"unexpected output {run.stderr[:80]!r}") from None
-        if total != size:
-            raise CaseError(f"{total} of {size} bytes arrived")
-        return total / nanoseconds * 1e3  # 1e6 bytes per second
-
     def to_null(peer: Peer) -> float:
         words = peer.argv("@/stream", "pour", str(size))
-        return rate(launch(words, extra=peer.extra, cwd=bench.share, stdout=subprocess.DEVNULL))
+        done = launch(words, extra=peer.extra, cwd=bench.share, stdout=subprocess.DEVNULL)
+        return channel.rate(done, size)
 
-    def to_pipe(peer: Peer) -> float:
-        reader = subprocess.Popen(
-            ["wc", "-c"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment({})
-        )
-        assert reader.stdin
-        assert reader.stdout
-        words = peer.argv("@/stream", "pour", str(size))
-        out = reader.stdin.fileno()
-        try:
-            run = launch(words, extra=peer.extra, cwd=bench.share, stdout=out)
-        finally:
-            reader.stdin.close()
-            counted = reader.stdout.read()
-            reader.wait()
-        if int(counted) != size:
-            raise CaseError(f"{int(counted)} of {size} bytes arrived")
-        return rate(run)
-
-    def from_pipe(peer: Peer) -> float:
-        words = ["head", "-c", str(size), "/dev/zero"]
-        writer = subprocess.Popen(words, stdout=subprocess.PIPE)
-        assert writer.stdout
-        try:
-            return rate(bench.run(peer, "@/stream", "drain", stdin=writer.stdout.fileno()))
-        finally:
-            writer.stdout.close()
-            writer.wait()
-
+    to_pipe = partial(channel.to_pipe, bench, size)
+    from_pipe = partial(channel.from_pipe, bench, size)
     sections = []
     # Those that hand /dev/null itself to the payload relay nothing: there is no rate to compare.
     direct = (NATIVE, "Charliecloud", "bwrap", "PRoot", "Apptainer")
@@ -213,57 +183,21 @@ def fleet(bench: Bench) -> list[Section]:
     return memory.fleet(bench)
 
 
-def calls(bench: Bench) -> list[Section]:
-    """Time system calls (no goals yet)."""
-    sections = []
-    for title, unit, scale, command in (
-        ("getppid", "ns", 1.0, ("getppid",)),
-        ("fork, exec and wait of a static program", "µs", 1e3, ("spawn",)),
-        ("Page fault", "µs", 1e3, ("fault",)),
-        ("File created, written, removed in the shared folder", "µs", 1e3, ("create", "@/.")),
-        ("File created, written, removed in /tmp", "µs", 1e3, ("create", "/tmp")),
-    ):
-        sections.append(
-            bench.section(
-                title,
-                unit,
-                lambda peer, command=command, scale=scale: (  # type: ignore[misc]
-                    bench.run(peer, "@/micro", *command).number() / scale
-                ),
-                baseline=NATIVE,
-                without=(APPPOT_OFFLINE,),
-                runs=max(3, bench.runs // 3),
-                digits=1,
-            )
+def create(bench: Bench) -> list[Section]:
+    """Create, write and remove files (no goals)."""
+    return [
+        bench.section(
+            f"File created, written, removed in {where}",
+            "µs",
+            lambda peer, folder=folder: (  # type: ignore[misc]
+                bench.run(peer, "@/micro", "create", folder).number() / 1e3
+            ),
+            baseline=NATIVE,
+            without=(APPPOT_OFFLINE,),
+            runs=max(3, bench.runs // 3),
         )
-    return sections
-
-
-_COMPILE = """cd "$(mktemp -d)" && i=0
-while [ $i -lt 30 ]; do
-    printf '#include <stdio.h>\\n#include <stdlib.h>\\nint f%d(int n) { return printf("%%d", n) + abs(n); }\\n' $i >$i.c
-    i=$((i + 1))
-done
-begin=$(date +%s%N)
-for file in *.c; do gcc -O1 -c "$file" || exit 1; done
-echo $(($(date +%s%N) - begin))"""  # noqa: E501
-
-
-def compiling(bench: Bench) -> list[Section]:
-    """Compile 30 small files with gcc, one after the other (no goals yet)."""
-    section = Section("gcc of 30 small files", "ms", baseline=NATIVE, digits=0)
-    if not bench.compiler_image:
-        section.missing[APPPOT] = "no --compiler-image was given"
-        return [section]
-    peer = apppots(bench.apppot, bench.compiler_image)[0]
-    native = bench.peers.named(NATIVE)
-    section.note = "the host's gcc and the image's may differ"
-    cases = {
-        one.name: partial(lambda one: bench.run(one, "/bin/sh", "-c", _COMPILE).number() / 1e6, one)
-        for one in (peer, native)
-    }
-    take_turns(section, cases, max(2, bench.runs // 5), bench.said)
-    return [section]
+        for where, folder in (("the shared folder", "@/."), ("/tmp", "/tmp"))
+    ]
 
 
 MEASURES: dict[str, Callable[[Bench], list[Section]]] = {
@@ -274,11 +208,15 @@ MEASURES: dict[str, Callable[[Bench], list[Section]]] = {
     "streams": streams,
     "idle": idle,
     "fleet": fleet,
-    "calls": calls,
-    "compile": compiling,
+    "boot": boot.boot,
+    "calls": inside.calls,
+    "faults": inside.faults,
     "memory": inside.memory,
     "threads": inside.threads,
     "folder": inside.folder,
+    "channel": channel.sides,
+    "create": create,
+    **applications.MEASURES,
 }
 
 
@@ -289,4 +227,5 @@ def build_programs(share: str) -> None:
         base, extension = os.path.splitext(name)
         if extension == ".c":
             words = ["gcc", "-O2", "-static", "-pthread", "-o", os.path.join(share, base)]
+            words += ["-fopenmp"] if base == "openmp" else []
             launch([*words, os.path.join(sources, name)])

@@ -6,6 +6,9 @@ import json
 from html import escape
 from typing import TYPE_CHECKING
 
+from bench.peers import APPPOT, NATIVE
+from bench.sides import STOCK
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,11 +28,41 @@ def markdown(sections: Sequence[Section], facts: dict[str, str], how: str, plot:
             f"| {section.title}: {goal.text} | {goal.found} | {_MET[goal.met]} |"
             for goal in section.goals
         ]
+    lines += side_by_side(sections)
     for section in sections:
         lines += ["", f"## {section.title}", ""]
         lines += [section.note, ""] if section.note else []
         lines += _table(section)
     return "\n".join(lines) + "\n"
+
+
+def cell(text: str) -> str:
+    """Return text that does not end a table's cell."""
+    return text.replace("|", "/")
+
+
+def side_by_side(sections: Sequence[Section]) -> list[str]:
+    """Return one table of all measures in which the stock kernel took part."""
+    shown = [s for s in sections if {STOCK} & {*s.samples, *s.outcomes, *s.missing}]
+    if not shown:
+        return []
+    lines = ["", "## Native, stock and AppPot", "", "Medians; in brackets: times native.", ""]
+    lines += ["| measure | native | stock UML | AppPot | goals met |", "|---|---:|---:|---:|---|"]
+    for section in shown:
+        sides = [_side(section, case) for case in (NATIVE, STOCK, APPPOT)]
+        met = ", ".join(_MET[goal.met] for goal in section.goals) or "-"
+        lines.append(f"| {section.title}, {section.unit} | {' | '.join(sides)} | {met} |")
+    return lines
+
+
+def _side(section: Section, case: str) -> str:
+    if case in section.outcomes:
+        return cell(section.outcomes[case])
+    median, ratio = section.median(case), section.ratio(case)
+    if median is None:
+        return "-"
+    times = "" if ratio is None or case == section.baseline else f" ({ratio:.2f})"
+    return f"{median:.{section.digits}f}{times}"
 
 
 def _table(section: Section) -> list[str]:
@@ -46,9 +79,10 @@ def _table(section: Section) -> list[str]:
             ratio = section.ratio(case)
             cells.append("-" if ratio is None else f"{ratio:.2f}")
         rows.append("| " + " | ".join(cells) + " |")
+    empty = "- | " * (4 if section.baseline else 3)
+    rows += [f"| {case} | {cell(how)} | {empty[:-1]}" for case, how in section.outcomes.items()]
     missing = [
-        f"- {case}: not measured: {reason.replace('|', '/')}"
-        for case, reason in section.missing.items()
+        f"- {case}: not measured: {cell(reason)}" for case, reason in section.missing.items()
     ]
     return [*rows, *(["", *missing] if missing else [])]
 
@@ -104,6 +138,7 @@ def data(sections: Sequence[Section], facts: dict[str, str]) -> str:
             "title": section.title,
             "unit": section.unit,
             "values": {case: list(sample.values) for case, sample in section.samples.items()},
+            "outcomes": section.outcomes,
             "missing": section.missing,
             "goals": [[goal.text, goal.found, goal.met] for goal in section.goals],
         }

@@ -14,6 +14,10 @@ class CaseError(Exception):
     """A case cannot be measured; its text says why."""
 
 
+class Ended(CaseError):  # noqa: N818  no error of the benchmark: what happened is the result
+    """A case ends otherwise than with a number: its text says how."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """What was measured, in the order of measuring."""
@@ -47,12 +51,13 @@ class Goal:
 
 @dataclass
 class Section:
-    """One measure: the samples of its cases, or why a case has none."""
+    """One measure: the samples of its cases, how a case ended, or why it was not measured."""
 
     title: str
     unit: str
     samples: dict[str, Sample] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    outcomes: dict[str, str] = field(default_factory=dict)  # of cases that end without a number
     goals: list[Goal] = field(default_factory=list)
     note: str = ""
     baseline: str = ""  # the case that ratios refer to
@@ -67,6 +72,22 @@ class Section:
         """Return a case's median in terms of the baseline's."""
         base, own = self.median(self.baseline), self.median(case)
         return own / base if base and own is not None else None
+
+    def times_baseline(self, case: str, *, most: float = 0, least_speed: float = 0) -> None:
+        """Add the goal that a case takes at most `most` times what the baseline takes.
+
+        Or, with `least_speed`, that it has at least that share of the baseline's speed.
+        """
+        ratio = self.ratio(case)
+        text = f"{case}: at most {most:g} times {self.baseline}"
+        if least_speed:
+            text = f"{case}: at least {least_speed:g} of the speed of {self.baseline}"
+            ratio = 1 / ratio if ratio else None
+        met = None
+        if ratio is not None:
+            met = ratio >= least_speed if least_speed else ratio <= most
+        found = "not measured" if ratio is None else f"{ratio:.2f}"
+        self.goals.append(Goal(text, found, met))
 
     def at_most(self, case: str, limit: float) -> None:
         """Add the goal that a case's median is at most `limit`."""
@@ -102,21 +123,24 @@ def take_turns(
 ) -> None:
     """Measure each case once for nothing, then all of them in turn, `runs` times.
 
-    A case that fails once is dropped, with its reason.
+    A case that fails once is dropped, with its reason; so is one that ends without a number.
     """
     values: dict[str, list[float]] = {case: [] for case in cases}
     for turn in range(-1, runs):
         said(f"{section.title}: {turn + 1}/{runs}")
         for case, measure in cases.items():
-            if case in section.missing:
+            if case in section.missing or case in section.outcomes:
                 continue
             try:
                 value = measure()
+            except Ended as error:
+                section.outcomes[case] = str(error)
+                continue
             except CaseError as error:
                 section.missing[case] = str(error)
                 continue
             if turn >= 0:
                 values[case].append(value)
     for case, found in values.items():
-        if case not in section.missing and found:
+        if case not in section.missing and case not in section.outcomes and found:
             section.samples[case] = Sample(tuple(found))

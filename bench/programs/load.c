@@ -1,10 +1,8 @@
 /* load scatter MB: first touch of pages in shuffled order, in nanoseconds for each.
- * load threads N: N loops of equal work, in N threads; nanoseconds for all.
  * load write MB FILE: a file written in pieces of 1 MiB; nanoseconds in all.
  * load files N FOLDER: N files of 32 bytes made in a new folder; nanoseconds for each. */
 #include "clock.h"
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, THREADS_MAX = 64 };
+enum { PAGE = 4096 };
 
 static uint64_t scatter(size_t megabytes)
 {
@@ -33,30 +31,6 @@ static uint64_t scatter(size_t megabytes)
     for (size_t i = 0; i < count; i++)
         area[(size_t)order[i] * PAGE] = 1;
     return (now(CLOCK_MONOTONIC) - begin) / count;
-}
-
-static void *turn(void *result)
-{
-    double sum = 0;
-    for (int i = 1; i < 200000000; i++)
-        sum += 1.0 / i;
-    *(double *)result = sum;
-    return NULL;
-}
-
-static uint64_t threads(size_t count)
-{
-    pthread_t others[THREADS_MAX];
-    double sums[THREADS_MAX];
-    if (count > THREADS_MAX)
-        return 0;
-    uint64_t begin = now(CLOCK_MONOTONIC);
-    for (size_t i = 0; i < count; i++)
-        if (pthread_create(&others[i], NULL, turn, &sums[i]) != 0)
-            return 0;
-    for (size_t i = 0; i < count; i++)
-        pthread_join(others[i], NULL);
-    return now(CLOCK_MONOTONIC) - begin;
 }
 
 static uint64_t write_file(size_t megabytes, const char *path)
@@ -104,8 +78,6 @@ int main(int argc, char **argv)
     uint64_t found;
     if (!strcmp(what, "scatter") && argc == 3)
         found = scatter(amount);
-    else if (!strcmp(what, "threads") && argc == 3)
-        found = threads(amount);
     else if (!strcmp(what, "write") && argc == 4)
         found = write_file(amount, argv[3]);
     else if (!strcmp(what, "files") && argc == 4)

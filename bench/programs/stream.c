@@ -1,4 +1,5 @@
-/* stream pour BYTES: write zeros to standard output; stream drain: read standard input to its end.
+/* stream pour BYTES: write zeros to standard output; stream drain [BYTES]: read standard
+ * input to its end, or that many bytes.
  * The nanoseconds from the first byte to the last, and the bytes, go to standard error. */
 #include "clock.h"
 #include <stdio.h>
@@ -22,9 +23,10 @@ int main(int argc, char **argv)
             left -= (unsigned long long)done;
             total += (unsigned long long)done;
         }
-    } else if (argc == 2 && !strcmp(argv[1], "drain")) {
-        ssize_t got;
-        while ((got = read(0, buffer, sizeof buffer)) > 0) {
+    } else if ((argc == 2 || argc == 3) && !strcmp(argv[1], "drain")) {
+        unsigned long long all = argc == 3 ? strtoull(argv[2], NULL, 10) : ~0ull;
+        ssize_t got = 0;
+        while (total < all && (got = read(0, buffer, sizeof buffer)) > 0) {
             if (!total)
                 begin = now(CLOCK_MONOTONIC);
             total += (unsigned long long)got;

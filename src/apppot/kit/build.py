@@ -55,7 +55,7 @@ def build(options: BuildOptions, progress: Progress) -> str:
     versions = read_versions(os.path.join(paths.recipes_dir(), "kit", "versions.toml"))
     before = os.umask(0o022)
     try:
-        with _workspace() as workspace:
+        with workspace_folder() as workspace:
             builder = Builder(versions, workspace, options, progress)
             results = builder.results(names)
             merged = _merge(results, output) if options.only else _merge(results)
@@ -77,7 +77,7 @@ def _names(only: tuple[str, ...]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _workspace() -> Iterator[str]:
+def workspace_folder() -> Iterator[str]:
     """Give the folder for builds: in the user's cache, or a temporary one if that is impossible."""
     folder = os.path.join(paths.cache_dir(), "build")
     try:
@@ -93,7 +93,7 @@ def _workspace() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _locked(workspace: str, name: str, progress: Progress) -> Iterator[str]:
+def locked(workspace: str, name: str, progress: Progress) -> Iterator[str]:
     """Hold the lock of a component (or of the sources) and give it an empty folder to work in.
 
     Builds of different components do not wait for each other. What a killed build left is removed.
@@ -132,13 +132,13 @@ class Builder:
         """Return the folders of the components' results, built where the cache has none."""
         wanted = [self.versions.wanted[name] for name in names]
         finder = Finder(self.versions, self.options.sources, self.workspace, self.progress)
-        with _locked(self.workspace, "sources", self.progress):
+        with locked(self.workspace, "sources", self.progress):
             got = finder.find(wanted)
         return [self._result(each, got[each.name]) for each in wanted]
 
     def _result(self, wanted: Wanted, got: Got) -> str:
         """Return the folder of a component's result, built if the cache does not have it."""
-        with _locked(self.workspace, wanted.name, self.progress) as work:
+        with locked(self.workspace, wanted.name, self.progress) as work:
             return self._locked_result(wanted, got, work)
 
     def _locked_result(self, wanted: Wanted, got: Got, work: str) -> str:

@@ -1,10 +1,11 @@
 /* The builtin `archive`: layers, changes, or parts of the whole tree as a tar archive.
  *
  *   archive changes [EXCLUDE...]          what differs from the layers
+ *   archive dump [EXCLUDE...]             the same, as GNU tar's incremental archives have it
  *   archive layer NUMBER                  what a layer adds to those below it
  *   archive tree [--root PATH] PATTERN... files of all layers together
  *
- * The first two are in the form of the OCI image specification: an empty file `.wh.NAME` stands for
+ * `changes` and `layer` are in the form of the OCI image specification: an empty file `.wh.NAME` stands for
  * what is deleted, `.wh..wh..opq` for a folder that hides what is below it.
  */
 #include "archive.h"
@@ -68,9 +69,10 @@ static unsigned layer_count(void)
     }
 }
 
-static int archive_changes(char **excludes)
+static int archive_changes(char **excludes, bool dump)
 {
-    struct walk walk = {.excludes = excludes, .layers = layer_count(), .leave_made_out = true};
+    struct walk walk = {
+        .excludes = excludes, .layers = layer_count(), .leave_made_out = true, .dump = dump};
     int upper = openat(SCRATCH_DESCRIPTOR, "upper", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (upper < 0)
         return failed("cannot open", "the changes (does the machine write to its disk itself?)");
@@ -141,7 +143,9 @@ int archive_main(char **argv)
 {
     tar_begin(STDOUT_FILENO);
     if (argv[1] != NULL && strcmp(argv[1], "changes") == 0)
-        return archive_changes(argv + 2);
+        return archive_changes(argv + 2, false);
+    if (argv[1] != NULL && strcmp(argv[1], "dump") == 0)
+        return archive_changes(argv + 2, true);
     if (argv[1] != NULL && strcmp(argv[1], "layer") == 0 && argv[2] != NULL)
         return archive_layer(argv[2]);
     if (argv[1] != NULL && strcmp(argv[1], "tree") == 0)

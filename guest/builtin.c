@@ -1,7 +1,9 @@
-/* Commands that the agent itself can do: `archive` and `unpack`. */
+/* Commands that the agent itself can do: `archive`, `unpack` and `tidy`. */
 #include "builtin.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,6 +16,8 @@
 #include "archive.h"
 #include "files.h"
 #include "machine.h"
+#include "made.h"
+#include "tidy.h"
 #include "unpack.h"
 
 #ifndef SYS_close_range
@@ -24,6 +28,8 @@ static int (*find(const char *name))(char **)
 {
     if (strcmp(name, "archive") == 0)
         return archive_main;
+    if (strcmp(name, "tidy") == 0)
+        return tidy_main;
     return strcmp(name, "unpack") == 0 ? unpack_main : NULL;
 }
 
@@ -37,6 +43,33 @@ static void let_go(void)
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
+}
+
+static bool borrow(int number)
+{
+    char name[32];
+    snprintf(name, sizeof name, "/proc/1/fd/%d", number);
+    int fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fd == number)
+        return fd == number;
+    bool good = dup3(fd, number, O_CLOEXEC) == number;
+    close(fd);
+    return good;
+}
+
+int builtin_inside(char **argv)
+{
+    int (*builtin)(char **) = find(argv[0]);
+    if (builtin == NULL) {
+        fprintf(stderr, "there is no builtin %s\n", argv[0]);
+        return 2;
+    }
+    if (!borrow(SCRATCH_DESCRIPTOR) || !borrow(LAYERS_DESCRIPTOR) || !made_load()) {
+        fprintf(stderr, "cannot see the machine's changes (only root can): %s\n", strerror(errno));
+        return 1;
+    }
+    let_go();
+    return builtin(argv);
 }
 
 pid_t builtin_start(struct child *child)

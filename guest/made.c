@@ -2,7 +2,9 @@
 #include "made.h"
 
 #include <fcntl.h>
+#include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MADE_MAX = 1024, TEXTS_MAX = 128 * 1024 };
 
@@ -52,6 +54,22 @@ static struct made *add(const char *path)
     made = &table[count++];
     made->path = kept;
     return made;
+}
+
+static bool load(int fd, void *place, size_t size)
+{
+    return pread(fd, place, size, (off_t)(uintptr_t)place) == (ssize_t)size;
+}
+
+/* The program is linked to fixed addresses, so that even the pointers are right. */
+bool made_load(void)
+{
+    int fd = open("/proc/1/mem", O_RDONLY | O_CLOEXEC);
+    bool good = fd >= 0 && load(fd, table, sizeof table) && load(fd, &count, sizeof count) &&
+                load(fd, texts, sizeof texts);
+    if (fd >= 0)
+        close(fd);
+    return good;
 }
 
 void made_path(const char *path)

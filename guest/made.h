@@ -13,6 +13,9 @@ void made_line(const char *path, const char *line);
 /* Everything has been made, in this upper folder of the overlay: from here on others change it. */
 void made_seal(int upper);
 
+/* In another process of the same program: takes over what process 1 has made. */
+bool made_load(void);
+
 /* Whether a path of the upper folder (without a slash before it) is as the agent has made it. */
 bool made_is_untouched(const char *path, const struct stat *now);
 /* The line that was added to a file, without its end; NULL if none was. */

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "builtin.h"
 #include "channel.h"
 #include "command.h"
 #include "failure.h"
@@ -188,8 +189,10 @@ int main(int argc, char **argv)
 {
     if (getpid() == 1) {
         begin_machine();
+    } else if (argc > 1 && argv[1][0] != '-') {
+        return builtin_inside(argv + 1);
     } else if (!begin_test(argc, argv)) {
-        fprintf(stderr, "usage: agent --test DESCRIPTOR (otherwise it has to be process 1)\n");
+        fprintf(stderr, "usage: agent --test DESCRIPTOR | BUILTIN... (otherwise it has to be process 1)\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);

@@ -18,6 +18,7 @@ enum tar_type {
     TAR_BLOCK_DEVICE = '4',
     TAR_FOLDER = '5',
     TAR_FIFO = '6',
+    TAR_DUMPED_FOLDER = 'D', /* GNU tar's: with the names of what is in it */
 };
 
 struct tar_entry {

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "contents.h"
+#include "dump.h"
 #include "made.h"
 #include "overlay.h"
 
@@ -45,6 +46,8 @@ struct folder {
 
 /* The path of what is looked at, without a slash before it; "" is the top. */
 static char path[PATH_MAX];
+/* Where folders' names are looked up for `walk.dump`; -1: no names. */
+static int dump_merged = -1;
 
 static bool walk_folder(struct walk *walk, struct folder *folder, bool overlay);
 
@@ -87,6 +90,15 @@ static struct tar_entry entry_of(const struct stat *found)
     };
 }
 
+static bool dump(struct tar_entry *entry, int folder)
+{
+    int merged = openat(dump_merged, entry->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    bool good = merged >= 0 && dump_folder(entry, merged, folder);
+    if (merged >= 0)
+        close(merged);
+    return good;
+}
+
 /* With the extended attributes of the open file, or of the path in the folder. */
 static bool put(struct tar_entry *entry, int folder, const char *name)
 {
@@ -96,6 +108,8 @@ static bool put(struct tar_entry *entry, int folder, const char *name)
         return false;
     entry->records = records.bytes;
     entry->records_size = records.size;
+    if (entry->type == TAR_FOLDER && dump_merged >= 0)
+        return dump(entry, folder);
     return tar_header(entry);
 }
 
@@ -119,6 +133,8 @@ static bool write_folders(struct folder *folder)
 /* An empty file with a meaning. `name` takes the place of the path's last part, or follows it. */
 static bool write_mark(struct folder *folder, const char *prefix, const char *name)
 {
+    if (dump_merged >= 0)
+        return write_folders(folder);
     char mark[PATH_MAX + 16];
     char at[PATH_MAX];
     memcpy(at, path, sizeof at);
@@ -286,6 +302,7 @@ bool walk_upper(struct walk *walk, int fd)
     if (fstat(fd, &found) != 0)
         return stop(walk);
     path[0] = 0;
+    dump_merged = walk->dump ? walk->merged : -1;
     struct folder top = {.found = &found, .fd = fd};
     return walk_overlaid(walk, &top, &found);
 }

@@ -46,7 +46,7 @@ def _verb(arguments: list[str]) -> str:
     return next((word for word in arguments if not word.startswith("-")), "")
 
 
-def _fill_closed_streams() -> None:
+def fill_closed_streams() -> None:
     """Open /dev/null in the place of each standard stream that the caller has closed.
 
     Otherwise the next file that is opened takes its number, and the payload's output goes there.
@@ -62,7 +62,7 @@ def _fill_closed_streams() -> None:
 
 def entry() -> None:
     """Be the installed command."""
-    _fill_closed_streams()
+    fill_closed_streams()
     gc.set_threshold(50_000)  # a start makes many objects and throws none away
     status = main(sys.argv[1:])
     if _verb(sys.argv[1:]) not in PAYLOAD_VERBS:

@@ -11,6 +11,7 @@ from apppot import paths, process
 from apppot.agent import terminal
 from apppot.agent.archiving import Archiving
 from apppot.agent.loop import READ, Loop, Signals
+from apppot.agent.preparing import Preparing
 from apppot.agent.session import Command, CommandResult, Session, State
 from apppot.agent.streams import let_go
 from apppot.control import ControlServer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from re import Match
 
+    from apppot.agent.preparing import Preparation
     from apppot.agent.spec import CommandSpec
     from apppot.machine.engine import Engine, Machine
     from apppot.run import Capture
@@ -97,6 +99,7 @@ class Driver:
         stdio: tuple[int, int, int],
         time_limit: float | None,
         grace: float,
+        before: tuple[Preparation, ...] = (),
         capture: Capture | None = None,
         notice: Callable[[str], None],
     ) -> None:
@@ -109,6 +112,7 @@ class Driver:
         self._time_limit = time_limit
         self._grace = grace
         self._notice = notice
+        self._preparing = Preparing(session, before) if before else None
         self._archiving = Archiving(session, capture) if capture else None
         self._phase = Phase.BOOTING
         self._main: Command | None = None
@@ -161,6 +165,19 @@ class Driver:
 
     def _ready(self) -> None:
         self._phase = Phase.RUNNING
+        if self._preparing:
+            self._preparing.begin(self._start)
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        if self._preparing and self._preparing.trouble:
+            self._error = MachineError(self._preparing.trouble)
+            self._power_off()
+            return
+        if self._terminated is not None:  # while the machine was prepared
+            self._force(Source.FORCED)
+            return
         self._main = self._session.start(self._spec, self._stdio)
         self._main.on_end = lambda _: self._payload_ended()
         self._main.on_output_end = self._output_ended
@@ -288,7 +305,7 @@ class Driver:
         self._loop.timer("grace", self._grace, lambda: self._force(cause))
 
     def _force(self, cause: Source) -> None:
-        if self._main and self._main.state is not State.ENDED:
+        if self._main is None or self._main.state is not State.ENDED:
             self._cause = self._cause or cause
         self._power_off()
 

@@ -21,6 +21,7 @@ from apppot.machine.rundir import RunDir
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from apppot.agent.preparing import Preparation
     from apppot.drive import Outcome
     from apppot.image.model import Image, ImageConfig, Layer
     from apppot.image.saving import Wanted
@@ -81,6 +82,8 @@ class RunRequest:
     partition: int | None = None  # of a raw disk; None: the one with the root
     scratch_file: str = ""  # a disk that keeps the changes, instead of `scratch`
     held: tuple[int, ...] = ()  # descriptors whose locks last as long as the machine
+    before: tuple[Preparation, ...] = ()
+    who: Identity | None = None  # goes before `user`
 
 
 @dataclass(frozen=True)
@@ -328,7 +331,7 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
         stack.enter_context(process.signals_held())  # until the driver's loop can act on them
         if request.terminal:
             terminal.find()
-        who = _who(request)
+        who = request.who or _who(request)
         if image is None and (
             request.image.startswith(_PATHS) or request.write or request.partition
         ):
@@ -358,6 +361,7 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             stdio=request.stdio,
             time_limit=request.time_limit,
             grace=request.grace,
+            before=request.before,
             capture=request.capture,
             notice=terminal.tell if request.verbose else lambda _: None,
         )

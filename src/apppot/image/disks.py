@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from apppot.image.diskfs import Content
     from apppot.image.parttable import Partition, Table
 
+class DiskInUseError(ImageError):
+    """Another machine has the disk."""
+
+
 _PATH_BEGINNINGS = ("/", "./", "../")
 
 
@@ -200,7 +204,7 @@ def lock(path: str, *, write: bool) -> int:
         fcntl.flock(descriptor, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise ImageError(
+        raise DiskInUseError(
             f"{path} is in use by another machine"
             + (", so that it cannot be written" if write else ", which writes to it"),
             hint="wait until that has ended; 'apppot ps' lists the machines",

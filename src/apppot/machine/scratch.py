@@ -10,17 +10,20 @@ from apppot.errors import MachineError
 from apppot.machine.limits import show_size
 
 SMALLEST = 1 << 20
+# What is used again after its machine has a journal, and a crash costs it nothing.
+_KEPT_FEATURES = "has_journal,^resize_inode,extent,sparse_super2,uninit_bg"
 # No journal: the disk is thrown away with the machine. Tables are written when they are needed.
 _FEATURES = "^has_journal,^resize_inode,^metadata_csum,extent,sparse_super2,uninit_bg"
 
 
-def mke2fs_arguments(program: str, device: str) -> list[str]:
+def mke2fs_arguments(program: str, device: str, *, kept: bool = False) -> list[str]:
     """Return the command line that formats a scratch disk."""
     # fmt: off
     return [
         program, "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0",
-        "-O", _FEATURES,
-        "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0",
+        "-O", _KEPT_FEATURES if kept else _FEATURES,
+        *(["-J", "size=16"] if kept else []),
+        "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
         "-L", "scratch", "-U", "00000000-0000-0000-0000-000000000001",
         device,
     ]

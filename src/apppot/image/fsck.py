@@ -73,19 +73,27 @@ def check(store: Store, known: dict[str, str] | None = None) -> Report:
     state = _Check(store, {} if known is None else known)
     if not os.path.lexists(store.path):
         return Report(store.path)
-    named = dict(_entries(state))
-    for name, manifest in named.items():
+    named = list(_entries(state))
+    for name, manifest in named:
         _image(state, name, manifest)
     blobs, size = _folder(state)
     _layout(state)
     _permissions(state)
-    left = dict(_entries(_Check(store, {}))) if state.broken else named
-    damage = []
+    damage = tuple(_confirmed(state, dict(named))) if state.broken else ()
+    return Report(store.path, len(named), blobs, size, damage, tuple(state.notes))
+
+
+def _confirmed(state: _Check, named: dict[str, Descriptor]) -> Iterator[Problem]:
+    """Yield what is damaged still: images may have been removed, replaced or made again."""
+    left = dict(_entries(_Check(state.store, {})))
     for path, (what, images) in sorted(state.broken.items()):
-        still = tuple(sorted(name for name in images if name in left))
-        if still or not images:
-            damage.append(Problem(path, what, still))
-    return Report(store.path, len(named), blobs, size, tuple(damage), tuple(state.notes))
+        same = (name for name in images if left.get(name) == named.get(name))
+        still = tuple(sorted(same))
+        if images and not still:
+            continue
+        if state.read.get(path) and not _wrong(path):
+            continue
+        yield Problem(path, what, still)
 
 
 def _entries(state: _Check) -> Iterator[tuple[str, Descriptor]]:

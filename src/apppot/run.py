@@ -377,6 +377,7 @@ def _facts(
     return {
         "pid": os.getpid(),
         "image": image.name,
+        "disk": request.image.startswith(_PATHS),
         "digest": image.digest,
         "command": [os.fsdecode(word) for word in command.arguments],
         "environment": [os.fsdecode(setting) for setting in command.environment],

@@ -235,6 +235,21 @@ def test_a_failed_step_names_itself_its_last_lines_and_its_log(
     assert "two: compile" in capsys.readouterr().err
 
 
+def test_a_patch_that_does_not_apply_is_named(small: Small) -> None:
+    def run(task: job.Job) -> None:
+        task.patch(task.work)
+
+    folder = small.base / "kit" / "two" / "patches"
+    folder.mkdir(parents=True)
+    hunk = "--- a/{0}\n+++ b/{0}\n@@ -{1} +1 @@\n{2}+new\n"
+    (folder / "0001-applies.patch").write_text(hunk.format("file", "0,0", ""))
+    (folder / "0002-is-for-another-version.patch").write_text(hunk.format("file", 1, "-old\n"))
+    (folder / "0003-applies.patch").write_text(hunk.format("other", "0,0", ""))
+    small.recipes["two"] = SimpleNamespace(NAME="two", LINKED=(), build=run, __file__=__file__)
+    with pytest.raises(KitError, match=r"two: patch 0002-is-for-another-version\.patch failed"):
+        build.build(build.BuildOptions(small.out), QUIET)
+
+
 def test_two_builds_at_once_wait_for_each_other(small: Small, tmp_path: Path) -> None:
     order = tmp_path / "order"
     code = (

@@ -222,7 +222,7 @@ def test_gc_drops_steps_by_their_age(three: Store, capsys: pytest.CaptureFixture
     before = blobs(three)
     assert main(["gc", "--dry-run"]) == 0
     told = capsys.readouterr()
-    assert "would remove 2 steps, 4 blobs, 1 temporary files" in told.err
+    assert "would remove 2 steps, 4 blobs and 1 temporary file, " in told.err
     assert three.blob_path(layers["old"]) in told.out
     assert blobs(three) == before
     assert main(["gc", "--json"]) == 0

@@ -45,7 +45,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _tell(report: Report, *, verbose: bool) -> None:
     """Print a store's report."""
-    from apppot.image.listing import human
+    from apppot.image.sizes import human
 
     result = f"{len(report.damage)} damaged" if report.damage else "sound"
     blobs = f"{report.images} images, {report.blobs} blobs, {human(report.size)}"

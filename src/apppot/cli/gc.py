@@ -29,7 +29,6 @@ def main(options: argparse.Namespace) -> int:
 
     from apppot import config
     from apppot.image import cleaning
-    from apppot.image.listing import human
     from apppot.image.store import stores
 
     store = stores()[0]
@@ -41,12 +40,6 @@ def main(options: argparse.Namespace) -> int:
         if options.dry_run:
             for path in done.paths:
                 print(path)
-        what = f"{done.steps} steps, {done.blobs} blobs, {done.temporaries} temporary files"
-        would = "would remove" if options.dry_run else "removed"
-        print(f"{store.path}: {would} {what}: {human(done.size)}", file=sys.stderr)
-    if done.busy:
-        print(
-            "apppot: something is being written to the store; try again when it is done",
-            file=sys.stderr,
-        )
+        would = "" if done.busy else "would remove " if options.dry_run else "removed "
+        print(f"{store.path}: {would}{done.told()}", file=sys.stderr)
     return 1 if done.busy else 0

@@ -28,7 +28,7 @@ def main(options: argparse.Namespace) -> int:
     if os.path.isdir(own.path) and not os.access(own.path, os.W_OK):
         about = "left as it is, because it is only read here"  # a site's, named by APPPOT_STORE
     else:
-        about = str(own.clean())
+        about = own.clean().told()
     if not options.quiet:
         for text in removed:
             print(f"removed {text}")

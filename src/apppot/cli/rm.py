@@ -27,7 +27,8 @@ def main(options: argparse.Namespace) -> int:
     """Remove the images, say which and how much space it gave."""
     import sys
 
-    from apppot.image.listing import human, remove
+    from apppot.image.listing import remove
+    from apppot.image.sizes import human
 
     removed = remove(options.images, force=options.force)
     for name in removed.images:

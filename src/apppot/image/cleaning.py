@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from apppot.image import locks, usage
 from apppot.image.reference import is_digest
+from apppot.image.sizes import human
 from apppot.image.store import BLOBS, Store, stores
 from apppot.image.writer import (
     BLOBS_LOCK,
@@ -45,6 +46,18 @@ class Cleaned:
     busy: bool = False
     steps: int = 0  # entries of a cache
     paths: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """Return it as text."""
+        if self.busy:
+            return "something is being written to it; try again when that is done"
+        steps = f"{self.steps} steps, " if self.steps else ""
+        blobs, files = _count(self.blobs, "blob"), _count(self.temporaries, "temporary file")
+        return f"{steps}{blobs} and {files}, {human(self.size)}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def remove(store: Store, names: Iterable[str]) -> Cleaned:

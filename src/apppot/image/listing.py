@@ -12,6 +12,7 @@ from apppot.image import store as stores_
 from apppot.image.cleaning import Cleaned
 from apppot.image.missing import not_found
 from apppot.image.reference import parse, parse_name
+from apppot.image.sizes import human
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -103,16 +104,6 @@ def columns(rows: Sequence[tuple[str, ...]]) -> str:
 def _printable(text: str) -> str:
     """Return a text that a terminal cannot take for commands."""
     return text if text.isprintable() else ascii(text)[1:-1]
-
-
-def human(size: int) -> str:
-    """Return a size in decimal units, three digits at least."""
-    amount = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:  # noqa: PLR2004
-            return f"{amount:.0f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
 
 
 def inspect(text: str, *, verify: bool = False) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Any
 from apppot import paths, process
 from apppot.errors import AppPotError, ImageError
 from apppot.image import elsewhere, erofs, exclude, model, reference, writer
-from apppot.image.listing import human
 from apppot.image.model import Descriptor
+from apppot.image.sizes import human
 from apppot.image.store import Entry, Store, stores
 from apppot.machine import scratch
 from apppot.run import Capture

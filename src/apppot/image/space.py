@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
 from apppot.image import usage
-from apppot.image.listing import SHORT_DIGEST, columns, human
+from apppot.image.listing import SHORT_DIGEST, columns
+from apppot.image.sizes import human
 from apppot.image.store import BLOBS
 from apppot.image.writer import TEMPORARY
 

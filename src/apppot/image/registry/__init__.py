@@ -1,0 +1,1 @@
+"""Images from and to registries: OCI's distribution specification, and Docker's older form."""

@@ -1,0 +1,58 @@
+"""Where a reference leads: a registry, a repository in it, and a tag or digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from apppot import config
+from apppot.errors import UsageError
+from apppot.image import reference
+
+DEFAULT = "registry.default"
+_DOCKER = "docker.io"  # its interface is at another name, and short names are below library/
+
+
+@dataclass(frozen=True)
+class Place:
+    """An image in a registry. `name` is what it is called in a store."""
+
+    host: str
+    repository: str
+    tag: str
+    digest: str
+    name: str
+
+    @property
+    def version(self) -> str:
+        """The digest if there is one, else the tag."""
+        return self.digest or self.tag
+
+    @property
+    def server(self) -> str:
+        """The host and port to connect to."""
+        return f"registry-1.{_DOCKER}" if self.host == _DOCKER else self.host
+
+    def __str__(self) -> str:
+        end = f"@{self.digest}" if self.digest else f":{self.tag}"
+        return f"{self.host}/{self.repository}{end}"
+
+
+def parse(text: str) -> Place:
+    """Return where `text` leads; raises UsageError."""
+    wanted = reference.parse(text)
+    if not wanted.name:
+        raise UsageError(f"'{text}' is a digest without a name", hint="say HOST/NAME@sha256:DIGEST")
+    first, slash, rest = wanted.name.partition("/")
+    host = first if slash and ("." in first or ":" in first or first == "localhost") else ""
+    repository = rest if host else wanted.name
+    if not host:
+        host = config.text(DEFAULT)
+        if not host:
+            raise UsageError(
+                f"'{text}' does not name a registry",
+                hint=f"say HOST/{text}, or set {DEFAULT} in the configuration file",
+            )
+    if host in {_DOCKER, f"index.{_DOCKER}"}:
+        host = _DOCKER
+        repository = repository if "/" in repository else f"library/{repository}"
+    return Place(host, repository, wanted.tag, wanted.digest, wanted.full)

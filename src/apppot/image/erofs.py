@@ -98,13 +98,15 @@ def layer(
     *,
     compression: Compression = Compression.NONE,
     without: Callable[[str], bool] | None = None,
+    newest: int | None = None,
 ) -> Descriptor:
     """Add a layer made from a seekable tar archive to a store; raises ImageError.
 
-    `without` tells which paths are left out. The store sees the layer whole or not at all.
+    `without` tells which paths are left out; times after `newest` become that one. The store sees
+    the layer whole or not at all.
     """
     path = writer.temporary()
-    made = make(archive, path, compression=compression, without=without)
+    made = make(archive, path, compression=compression, without=without, newest=newest)
     return replace(writer.take(path, model.LAYER_TYPE), content=made.content)
 
 
@@ -115,6 +117,7 @@ def make(
     compression: Compression = Compression.NONE,
     options: Sequence[str] = (),
     without: Callable[[str], bool] | None = None,
+    newest: int | None = None,
 ) -> Normalised:
     """Write a layer made from a seekable tar archive to the file `target`; raises ImageError.
 
@@ -128,7 +131,9 @@ def make(
         code = _feed(
             pid,
             pipe,
-            lambda: made.append(tarstream.normalise(archive, pipe, without=without, limit=limit)),
+            lambda: made.append(
+                tarstream.normalise(archive, pipe, without=without, limit=limit, newest=newest)
+            ),
         )
         if code != 0:
             output.seek(0)

@@ -49,14 +49,20 @@ def normalise(
     *,
     without: Callable[[str], bool] | None = None,
     limit: int = 0,
+    newest: int | None = None,
 ) -> Normalised:
     """Write `source`, a seekable uncompressed archive in OCI's form, to `target` in the native one.
 
     `without` tells which paths (relative, no leading './') are left out; `limit` is the most
-    bytes to write. Raises ImageError if the archive is damaged, or has what a layer cannot hold.
+    bytes to write; times after `newest` become that one. Raises ImageError if the archive is
+    damaged, or has what a layer cannot hold.
     """
     reader = Source(source)
     tree = tartree.read(reader, without)
+    if newest is not None:
+        for entry in tree.values():
+            if entry.mtime >= newest:
+                entry.mtime, entry.nanoseconds = newest, 0
     out = _Output(target, None, limit)
     return _write(reader, tree, out)
 

@@ -113,9 +113,14 @@ class Cache:
             self._writer.tag("", blob, annotations={model.CACHE: key})
 
 
-def now() -> str:
-    """Return the time that results are said to be from: SOURCE_DATE_EPOCH, else the clock's."""
+def newest() -> int | None:
+    """Return the latest time that files of a layer may have: SOURCE_DATE_EPOCH, if it is set."""
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
     if text and not text.isdigit():
         raise UsageError(f"SOURCE_DATE_EPOCH is '{text}', not a number of seconds since 1970")
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(text) if text else None))
+    return int(text) if text else None
+
+
+def now() -> str:
+    """Return the time that results are said to be from: SOURCE_DATE_EPOCH, else the clock's."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(newest()))

@@ -91,7 +91,7 @@ class Worker:
         """Return the state with the changes as one more layer, and keep it under the keys."""
         layers = state.layers
         if changes.seek(0, os.SEEK_END) > machines.EMPTY:
-            layers = (*layers, erofs.layer(self._adding, changes))
+            layers = (*layers, erofs.layer(self._adding, changes, newest=cache.newest()))
         after = State(layers, cache.now())
         self._known.keep(after, keys)
         return after, False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,24 @@ def test_entries_of_a_cache_are_no_images(store: Store) -> None:
     listing.remove(["a:1"])
     assert len(blobs(store)) == 3
     assert resolve(manifest.digest).layers[0].size == 1
+
+
+OPENS = """
+import sys
+from apppot.image.store import resolve
+opened = []
+sys.addaudithook(lambda event, values: event == "open" and opened.append(str(values[0])))
+resolve("base:1")
+print("\\n".join(path for path in opened if not path.endswith((".py", ".pyc"))))
+print("apppot.image.elsewhere" in sys.modules)
+"""
+
+
+def test_the_usual_case_opens_nothing_more(store: Store) -> None:
+    add(store, "base:1", b"low")
+    env = {**os.environ, "XDG_CONFIG_HOME": "/nonexistent"}
+    words = [sys.executable, "-c", OPENS]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    *opened, loaded = done.stdout.splitlines()
+    assert loaded == "False"
+    assert [path.split("/")[-2] for path in opened] == ["apppot", "apppot", "own", *["sha256"] * 2]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
-from apppot.image import compressed, model, tarstream
+from apppot.image import arrival, compressed, model, tarstream
 from apppot.image.model import Descriptor
 from apppot.image.store import BLOBS
 
@@ -33,6 +33,7 @@ class Leaving:
     image: Image
     layers: tuple[Descriptor, ...]
     config: bytes
+    origin: str = ""  # the reference that it was pulled by
 
     def archive(self, number: int, target: IO[bytes]) -> str:
         """Write a layer's canonical archive; return its digest. Raises AppPotError."""
@@ -85,7 +86,10 @@ def of(store: Store, entry: Entry) -> Leaving:
     blob = model.descriptor(found["config"], where)
     store.document(blob, "configuration")
     with open(store.blob_path(blob.digest), "rb") as file:
-        return Leaving(store, image, layers, file.read())
+        config = file.read()
+    notes = found.get("annotations")
+    origin = notes.get(arrival.ORIGIN) if isinstance(notes, dict) else None
+    return Leaving(store, image, layers, config, origin if isinstance(origin, str) else "")
 
 
 def _layers_of(history: list[Any]) -> int:

@@ -131,20 +131,22 @@ class Repository:
         self._expect(response, {OK}, f"the blob {digest}")
         return True
 
-    def upload(self, digest: str, size: int, content: IO[bytes], mount: str = "") -> bool:
-        """Send a blob, unless it can be mounted from the repository `mount`; tell whether sent.
+    def mount(self, digest: str, source: str) -> bool:
+        """Let a blob of another repository of the registry be one of this; tell whether it is."""
+        query = urlencode({"mount": digest, "from": source})
+        response = self._ask("POST", f"blobs/uploads/?{query}", {"Content-Length": "0"}, push=True)
+        read(response, BIGGEST_ANSWER, "the registry's answer")
+        if response.status == ACCEPTED:  # it waits for the blob to be sent instead
+            place = self._upload_address(response.headers.get("Location", ""), "")
+            self._send("DELETE", place, {}).close()
+        return response.status == CREATED
 
-        Raises RegistryError.
-        """
-        query = f"?{urlencode({'mount': digest, 'from': mount})}" if mount else ""
+    def upload(self, digest: str, size: int, content: IO[bytes]) -> None:
+        """Send a blob; raises RegistryError."""
         for attempt in range(UPLOADS):
-            response = self._ask(
-                "POST", f"blobs/uploads/{query}", {"Content-Length": "0"}, push=True
-            )
+            response = self._ask("POST", "blobs/uploads/", {"Content-Length": "0"}, push=True)
             body = read(response, BIGGEST_ANSWER, "the registry's answer")
-            self._expect(response, {CREATED, ACCEPTED}, f"'{self.place}'", body)
-            if response.status == CREATED:
-                return False
+            self._expect(response, {ACCEPTED}, f"'{self.place}'", body)
             target = self._upload_address(response.headers.get("Location", ""), digest)
             content.seek(0)
             headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
@@ -157,13 +159,14 @@ class Repository:
             body = read(done, BIGGEST_ANSWER, "the registry's answer")
             if done.status < 500 or attempt + 1 == UPLOADS:  # noqa: PLR2004
                 self._expect(done, {CREATED}, f"the blob {digest}", body)
-                return True
+                return
         raise AssertionError("not reached")
 
     def _upload_address(self, location: str, digest: str) -> str:
         """Return where a blob is to be sent: to the registry itself; raises RegistryError."""
         parts = urlsplit(urljoin(self.transport.url(self._path("blobs/uploads/")), location))
-        query = [*parse_qsl(parts.query, keep_blank_values=True), ("digest", digest)]
+        query = parse_qsl(parts.query, keep_blank_values=True)
+        query += [("digest", digest)] if digest else []
         target = urlunsplit(parts._replace(query=urlencode(query), fragment=""))
         given, own = Origin.of(target), self.transport.origin
         if given.host == own.host and given != own:  # behind a proxy that it does not know of

@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
+from apppot.image import cleaning
 from apppot.image.compressed import pieces_of
 from apppot.image.registry.transport import RegistryError
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from apppot.image.registry.client import Repository
     from apppot.image.store import Store
 
-FOLDER = "partial"
-KEPT_DAYS = 7
+FOLDER = cleaning.PARTIAL
+KEPT_DAYS = cleaning.PARTIAL_DAYS
 
 
 class DamagedBlobError(RegistryError):

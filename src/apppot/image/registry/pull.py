@@ -70,7 +70,8 @@ def pull(
     repository = Repository(place, plain_http=plain_http)
     step(f"asking {place.host}")
     found = _find(repository, wanted, chosen=bool(platform))
-    full = f"{place.host}/{place.repository}:{place.tag}"
+    version = f"@{place.digest}" if place.digest else f":{place.tag}"
+    full = f"{place.host}/{place.repository}{version}"
     signatures.check(full, found.digests, lambda what: _signature(repository, what))
     with store.writer() as adding:
         partial.sweep(store)

@@ -78,7 +78,7 @@ def _layer(
     origin = arrival.origin_of(layer)
     if origin and diff_id:
         step(f"{label}: looking for it")
-        if repository.has(origin.digest):
+        if repository.has(origin.digest) or _mounted(repository, leaves, origin.digest):
             return _oci(origin), diff_id, 0
     folder = os.path.join(leaves.store.path, BLOBS)
     with leaves.store.writer(), tempfile.TemporaryFile(dir=folder) as packed:
@@ -87,8 +87,15 @@ def _layer(
         if repository.has(blob.digest):
             return blob, diff_id, 0
         step(f"{label}: sending {blob.size >> 20} MiB")
-        was_sent = repository.upload(blob.digest, blob.size, packed)
-    return blob, diff_id, blob.size if was_sent else 0
+        repository.upload(blob.digest, blob.size, packed)
+    return blob, diff_id, blob.size
+
+
+def _mounted(repository: Repository, leaves: Leaving, digest: str) -> bool:
+    """Tell whether a blob could be had from the repository that the image was pulled from."""
+    host, _, rest = leaves.origin.partition("/")
+    source = rest.partition("@")[0].rpartition(":")[0] or rest.partition("@")[0]
+    return host == repository.place.host and bool(source) and repository.mount(digest, source)
 
 
 def _oci(origin: Descriptor) -> Descriptor:

@@ -219,16 +219,23 @@ def test_gc_drops_steps_by_their_age(three: Store, capsys: pytest.CaptureFixture
         key: step(three, key, age=age) for key, age in [("new", 29), ("old", 31), ("odd", None)]
     }
     Path(three.path, ".tmp-x").touch()
+    Path(three.path, "partial").mkdir()
+    new, old = (Path(three.path, "partial", name) for name in ("new", "old"))
+    new.write_bytes(b"12345")
+    old.touch()
+    os.utime(old, (1, 1))
     before = blobs(three)
+    assert space.measure(three).unused == 5
     assert main(["gc", "--dry-run"]) == 0
     told = capsys.readouterr()
-    assert "would remove 2 steps, 4 blobs and 1 temporary file, " in told.err
+    assert "would remove 2 steps, 4 blobs and 2 temporary files, " in told.err
     assert three.blob_path(layers["old"]) in told.out
     assert blobs(three) == before
     assert main(["gc", "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
-    assert (done["steps"], done["blobs"], done["temporaries"]) == (2, 4, 1)
+    assert (done["steps"], done["blobs"], done["temporaries"]) == (2, 4, 2)
     assert {f"sha256:{name}" for name in blobs(three)} & set(layers.values()) == {layers["new"]}
+    assert [note.path for note in fsck.check(three).notes] == [str(new)]
     assert main(["gc", "--days", "0"]) == 0
     assert [entry.cache for entry in three.entries()] == [""] * 3
     assert fsck.check(three).notes == ()

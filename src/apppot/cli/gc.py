@@ -1,7 +1,8 @@
 """Remove from the store what no image needs, and what killed writers have left.
 
 Steps of builds are kept for a while (the setting cache.days), so that the next build is quick. What
-images of other stores of the search path need is kept.
+images of other stores of the search path need is kept. Layers that have arrived in part wait seven
+days for the next pull (or as long as --days says, if that is less).
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--dry-run", "-n", action="store_true", help="only list what would go")
     parser.add_argument(
-        "--days", type=int, metavar="N", help="drop steps not used for N days (30; 0: all)"
+        "--days",
+        type=int,
+        metavar="N",
+        help="drop steps of builds not used for N days (30; 0: all)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

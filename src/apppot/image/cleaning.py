@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from apppot.image.store import Entry
 
 DAY = 24 * 60 * 60
+PARTIAL = "partial"  # folder of blobs that have arrived in part
+PARTIAL_DAYS = 7  # so long they wait for the next pull
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,15 @@ def gc(store: Store, *, days: int, dry_run: bool = False) -> Cleaned:
     if dry_run:
         kept = [entry for entry in store.entries() if not _expired(entry, limit)]
         steps = len(store.entries()) - len(kept)
-        return replace(_listed(*_unused(store, kept, time.time())), steps=steps)
+        found = _unused(store, kept, days, time.time())
+        return replace(_listed(*found), steps=steps)
     steps = 0
     if any(_expired(entry, limit) for entry in store.entries()):
         with changing(store) as index:
             pairs = list(zip(store.entries(), index["manifests"], strict=True))
             index["manifests"] = [v for entry, v in pairs if not _expired(entry, limit)]
             steps = len(pairs) - len(index["manifests"])
-    return replace(clean(store), steps=steps)
+    return replace(clean(store, days=days), steps=steps)
 
 
 def _expired(entry: Entry, limit: float) -> bool:
@@ -105,11 +108,12 @@ def _expired(entry: Entry, limit: float) -> bool:
         return True
 
 
-def clean(store: Store) -> Cleaned:
+def clean(store: Store, *, days: int = PARTIAL_DAYS) -> Cleaned:
     """Remove the blobs that nothing refers to and what killed writers have left.
 
-    Does nothing while a writer is at work. Raises ImageError if an image is damaged: then it is
-    not known what its blobs are.
+    What has arrived in part is kept for so many days, PARTIAL_DAYS at the most. Does nothing while
+    a writer is at work. Raises ImageError if an image is damaged: then it is not known what its
+    blobs are.
     """
     if not os.path.isdir(os.path.join(store.path, BLOBS)):
         return Cleaned()
@@ -119,8 +123,7 @@ def clean(store: Store) -> Cleaned:
         except BlockingIOError:
             return Cleaned(busy=True)
         index = stack.enter_context(locks.held(store.path, INDEX_LOCK))
-        found = _unused(store, store.entries())
-        cleaned = _listed(*found)
+        cleaned = _listed(*_unused(store, store.entries(), days))
         for path in cleaned.paths:
             _check(blobs, index)
             with suppress(FileNotFoundError):
@@ -134,13 +137,14 @@ def _check(*held: Held) -> None:
 
 
 def _unused(
-    store: Store, entries: Iterable[Entry], now: float | None = None
+    store: Store, entries: Iterable[Entry], days: int, now: float | None = None
 ) -> tuple[list[str], list[str]]:
     """Return the paths of temporary files and of blobs that may go; raises ImageError, OSError."""
     folder = os.path.join(store.path, BLOBS)
     if not os.path.isdir(folder):
         return [], []
     temporaries = [*_leftovers(store.path), *_leftovers(folder), *locks.leftovers(store.path, now)]
+    temporaries += _partial(store, time.time() - min(days, PARTIAL_DAYS) * DAY)
     used: set[str] = set()
     for entry in entries:
         if entry.manifest.digest not in used:
@@ -157,6 +161,18 @@ def _listed(temporaries: list[str], blobs: list[str]) -> Cleaned:
         with suppress(FileNotFoundError):
             size += os.lstat(path).st_size
     return Cleaned((), len(blobs), len(temporaries), size, paths=(*temporaries, *blobs))
+
+
+def _partial(store: Store, limit: float) -> list[str]:
+    """Return what has arrived in part and was not gone on with since `limit`."""
+    folder = os.path.join(store.path, PARTIAL)
+    found = []
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_mtime <= limit:
+                    found.append(entry.path)
+    return sorted(found)
 
 
 def _leftovers(folder: str) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
-from apppot.image import elsewhere, erofs, locks, model, usage, writer
+from apppot.image import cleaning, elsewhere, erofs, locks, model, usage, writer
 from apppot.image.reference import is_digest
 from apppot.image.store import BIGGEST_JSON, BLOBS, INDEX, LAYOUT, Store
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from apppot.image.model import Descriptor
 
-KNOWN = frozenset({INDEX, LAYOUT, "blobs", writer.BLOBS_LOCK, writer.INDEX_LOCK, locks.FOLDER})
+LOCKS = (writer.BLOBS_LOCK, writer.INDEX_LOCK, locks.FOLDER)
+KNOWN = frozenset({INDEX, LAYOUT, "blobs", cleaning.PARTIAL, *LOCKS})
 
 
 @dataclass(frozen=True)
@@ -238,13 +239,20 @@ def _folder(state: _Check) -> tuple[int, int]:
                 state.notes.append(Problem(path, "no image needs it"))
             elif os.path.lexists(path):
                 state.damage(path, what)
+    _leftovers(state)
+    return blobs, size
+
+
+def _leftovers(state: _Check) -> None:
+    """Note what does not belong to the store, or not for long."""
     for path in _listed(state, state.store.path):
         if os.path.basename(path) not in KNOWN:
             _stray(state, path)
+    for path in _listed(state, os.path.join(state.store.path, cleaning.PARTIAL)):
+        state.notes.append(Problem(path, "of a pull that has not ended; the next one goes on"))
     with suppress(OSError):
         for path in locks.leftovers(state.store.path, now=time.time()):
             state.notes.append(Problem(path, "left by a killed writer"))
-    return blobs, size
 
 
 def _stray(state: _Check, path: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
 from apppot.image import usage
+from apppot.image.cleaning import PARTIAL
 from apppot.image.listing import SHORT_DIGEST, columns
 from apppot.image.sizes import human
 from apppot.image.store import BLOBS
@@ -105,13 +106,13 @@ def _there(store: Store) -> dict[str, int]:
 
 
 def _temporary(store: Store) -> int:
-    """Return the size of the temporary files in a store."""
+    """Return the size of the temporary files in a store, and of what has arrived in part."""
     size = 0
-    for folder in (store.path, os.path.join(store.path, BLOBS)):
-        with suppress(OSError), os.scandir(folder) as entries:
+    for folder in ("", BLOBS, PARTIAL):
+        with suppress(OSError), os.scandir(os.path.join(store.path, folder)) as entries:
             for entry in entries:
                 with suppress(OSError):
-                    if entry.name.startswith(TEMPORARY):
+                    if folder == PARTIAL or entry.name.startswith(TEMPORARY):
                         size += entry.stat(follow_symlinks=False).st_size
     return size
 

@@ -40,6 +40,10 @@ class _Member(tarfile.TarInfo):
         member = super().frombuf(buf, encoding, errors)
         member.latest = float(member.mtime)
         if bytes(buf[257:265]) == _OLD_GNU and member.type in _KNOWN:
+            # There Python sees the first part of a name.
+            first = bytes(buf[345:500]).split(b"\0", 1)[0].decode(encoding, errors)
+            if first and member.type != tarfile.GNUTYPE_SPARSE:
+                member.name = member.name.removeprefix(f"{first}/")
             for at in (345, 357):
                 text = bytes(buf[at : at + 12]).strip(b" \0")
                 if text and not text.strip(b"01234567"):

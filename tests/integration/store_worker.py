@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gzip
 import io
+import json
 import os
 import random
 import signal
@@ -12,7 +14,8 @@ import tarfile
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from apppot.image import cleaning, erofs, listing, model
+from apppot.image import arrival, cleaning, erofs, listing, model
+from apppot.image.registry import partial
 from apppot.image.store import Store, find
 
 if TYPE_CHECKING:
@@ -87,7 +90,7 @@ class Worker:
 
     def work(self) -> NoReturn:
         steps: list[Callable[[], None]] = [
-            self.make, self.make, self.save, self.tag, self.remove, self.collect, self.step,
+            self.make, self.arrive, self.save, self.tag, self.remove, self.collect, self.step,
         ]  # fmt: skip
         while True:
             self.dice.choice(steps)()
@@ -103,6 +106,20 @@ class Worker:
             count = self.dice.choice((1, 2))
             layers = [erofs.layer(adding, archive(self.dice)) for _ in range(count)]
             digest = adding.image(name, layers, CONFIG, replace=True)
+        self.note(name, digest)
+
+    def arrive(self) -> None:
+        """Let an image of another program arrive, as `pull` and `load` do."""
+        name = self.dice.choice(self.names)
+        packed = gzip.compress(archive(self.dice).getvalue())
+        self.note(name, UNKNOWN)
+        with self.store.writer() as adding:
+            with partial.place(self.store, model.digest(packed)) as file:
+                file.write(packed)
+                pieces = (packed[at : at + 999] for at in range(0, len(packed), 999))
+                layers = [arrival.layer(adding, pieces, len(packed))]
+            layers += list(arrival.known(self.store).values())[:1]
+            digest = arrival.add_image(adding, name, layers, json.dumps(CONFIG).encode(), {})
         self.note(name, digest)
 
     def save(self) -> None:

@@ -294,3 +294,26 @@ def test_an_expired_openpgp_key_is_not_believed(demand: Demand, keyring: Path) -
         signatures.check(NAME, DIGEST, None)
     subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
     assert os.path.exists(key)
+
+
+def test_what_skopeo_signs_is_believed(demand: Demand, keyring: Path) -> None:
+    if not shutil.which("skopeo"):
+        pytest.skip("skopeo is not installed")
+    manifest = demand.folder / "manifest.json"
+    manifest.write_bytes(b'{"schemaVersion": 2, "mediaType": "%s"}' % model.MANIFEST_TYPE.encode())
+    digest = model.digest(manifest.read_bytes())
+    found = gpg(keyring, "--with-colons", "--fingerprint", "site@example.org").decode()
+    fingerprint = next(w.split(":")[9] for w in found.splitlines() if w.startswith("fpr"))
+    words = ["skopeo", "standalone-sign", str(manifest), NAME, fingerprint]
+    where = demand.folder / "signatures" / f"group/tool@{digest.replace(':', '=')}"
+    where.mkdir(parents=True)
+    env = {**os.environ, "GNUPGHOME": str(keyring)}
+    subprocess.run([*words, "--output", str(where / "signature-1")], env=env, check=True)
+    key = demand.folder / "site.key"
+    key.write_bytes(gpg(keyring, "--export", "site@example.org"))
+    demand(require="gpg", keys=[str(key)], folder=str(demand.folder / "signatures"))
+    signatures.check(NAME, digest, None)
+    named_by_digest = NAME.rpartition(":")[0] + "@" + digest
+    signatures.check(named_by_digest, digest, None)
+    with pytest.raises(ImageError, match="for the name"):
+        signatures.check(NAME.replace(":1", ":2"), digest, None)

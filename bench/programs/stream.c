@@ -9,6 +9,11 @@
 
 static char buffer[1 << 16];
 
+static size_t piece(unsigned long long left)
+{
+    return left < sizeof buffer ? (size_t)left : sizeof buffer;
+}
+
 int main(int argc, char **argv)
 {
     unsigned long long total = 0;
@@ -16,8 +21,7 @@ int main(int argc, char **argv)
     if (argc == 3 && !strcmp(argv[1], "pour")) {
         unsigned long long left = strtoull(argv[2], NULL, 10);
         while (left > 0) {
-            size_t piece = left < sizeof buffer ? (size_t)left : sizeof buffer;
-            ssize_t done = write(1, buffer, piece);
+            ssize_t done = write(1, buffer, piece(left));
             if (done <= 0)
                 return 1;
             left -= (unsigned long long)done;
@@ -26,7 +30,7 @@ int main(int argc, char **argv)
     } else if ((argc == 2 || argc == 3) && !strcmp(argv[1], "drain")) {
         unsigned long long all = argc == 3 ? strtoull(argv[2], NULL, 10) : ~0ull;
         ssize_t got = 0;
-        while (total < all && (got = read(0, buffer, sizeof buffer)) > 0) {
+        while (total < all && (got = read(0, buffer, piece(all - total))) > 0) {
             if (!total)
                 begin = now(CLOCK_MONOTONIC);
             total += (unsigned long long)got;

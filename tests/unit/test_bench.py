@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import launch, python_part, report
-from bench.measures import build_programs
-from bench.peers import APPPOT, Peer, Peers
-from bench.series import CaseError, Goal, Sample, Section, take_turns
+from bench import applications, channel, launch, python_part, report, sides, stock, stock_run
+from bench.measures import MEASURES, Bench, build_programs
+from bench.peers import APPPOT, NATIVE, Peer, Peers
+from bench.series import CaseError, Ended, Goal, Sample, Section, take_turns
+from bench.sides import STOCK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,106 @@ def test_a_case_that_fails_once_is_dropped_with_its_reason() -> None:
     assert section.missing == {"bad": "out of values"}
     assert list(section.samples) == ["good"]
     assert section.ratio("good") is None
+
+
+def test_an_end_without_a_number_is_a_result() -> None:
+    def panic() -> float:
+        raise Ended("Kernel panic - not syncing: gone | for ever")
+
+    section = Section("t", "s", baseline=NATIVE)
+    take_turns(section, {NATIVE: lambda: 2.0, STOCK: panic, APPPOT: lambda: 3.0}, 3)
+    assert section.outcomes == {STOCK: "Kernel panic - not syncing: gone | for ever"}
+    assert not section.missing
+    page = report.markdown([section], {}, "bench/run", "p.svg")
+    assert "| t, s | 2.0 | Kernel panic - not syncing: gone / for ever | 3.0 (1.50) | - |" in page
+    rows = [line for line in page.splitlines() if line.startswith((f"| {STOCK}", "| case"))]
+    assert len(rows) == 2
+    assert rows[0].count("|") == rows[1].count("|")
+    assert json.loads(report.data([section], {}))["sections"][0]["outcomes"]
+
+
+@pytest.mark.parametrize(("value", "at_most", "speed"), [(13, True, True), (20, False, False)])
+def test_goals_in_terms_of_the_baseline(value: float, at_most: bool, speed: bool) -> None:
+    section = Section("t", "s", baseline=NATIVE)
+    section.samples = {NATIVE: Sample((10.0,)), APPPOT: Sample((value,))}
+    section.times_baseline(APPPOT, most=1.3)
+    section.times_baseline(APPPOT, least_speed=0.7)
+    section.times_baseline("not there", most=1.3)
+    assert [goal.met for goal in section.goals] == [at_most, speed, None]
+
+
+def test_stock_configuration_lacks_what_the_patches_bring() -> None:
+    ours = (
+        "CONFIG_SMP=y\nCONFIG_UML_HOSTPIPE=y\nCONFIG_TRANSPARENT_HUGEPAGE_MADVISE=y\nCONFIG_NET=y\n"
+    )
+    assert stock.fragment(ours) == "CONFIG_SMP=y\nCONFIG_NET=y\n"
+
+
+@pytest.mark.parametrize(
+    ("console", "status", "expected"),
+    [
+        (b"bench: alive\r\n\nbench: status 3\r\n", 0, (3, "")),
+        (
+            b"Kernel panic - not syncing: Segfault with no mm\r\nmore",
+            -6,
+            (125, "Kernel panic - not syncing: Segfault with no mm"),
+        ),
+        (
+            b"bench: cannot mount a layer: No such device\n",
+            0,
+            (125, "bench: cannot mount a layer: No such device"),
+        ),
+        (b"bench: alive\n", -9, (125, "no end within 7 s")),
+        (b"", 1, (125, "the stock kernel ended early with status 1")),
+    ],
+)
+def test_how_a_stock_kernel_ended(console: bytes, status: int, expected: tuple[int, str]) -> None:
+    assert stock_run.ending(console, status, 7) == expected
+
+
+def test_stock_command_line() -> None:
+    words = ["--kernel", "k", "--initrd", "i", "--share", "/s", "--layer", "a", "--layer", "b"]
+    options = stock_run.parser().parse_args([*words, "--ncpus", "2", "--", "sh", "-c", "true"])
+    assert options.command == ["sh", "-c", "true"]
+    found = stock_run.kernel_arguments(options, "script", "/u", 7, 8)
+    assert {"ubd0rc=a", "ubd1rc=b", "layers=2", "ncpus=2", "con1=fd:7,fd:7"} <= set(found)
+    one = stock_run.parser().parse_args([*words, "--", "true"])
+    assert not [w for w in stock_run.kernel_arguments(one, "", "/u", 7, 8) if "ncpus" in w]
+
+
+def test_without_a_stock_kernel_the_others_are_measured(tmp_path: Path) -> None:
+    tool = tmp_path / "apppot"
+    tool.write_text("#!/bin/sh\necho 30\n")
+    tool.chmod(0o755)
+    bench = Bench(
+        apppot=str(tool),
+        image="i",
+        programs_image="",
+        share=str(tmp_path),
+        work=str(tmp_path),
+        peers=Peers(),
+        runs=3,
+        quick=True,
+        machines=1,
+        said=lambda _: None,
+    )
+    section = Section("t", "s")
+    sides.compare(bench, section, lambda peer: bench.run(peer, "echo", "10").number())
+    assert section.missing == {STOCK: "not asked for"}
+    assert section.ratio(APPPOT) == 3
+    for name in applications.MEASURES:
+        with pytest.raises(CaseError, match="no --programs-image"):
+            MEASURES[name](bench)
+
+
+def test_a_stream_that_lost_something_is_no_rate() -> None:
+    def run(text: bytes) -> launch.Run:
+        return launch.Run(1.0, 0, 0.0, b"", text)
+
+    assert channel.rate(run(b"1000 4000"), 4000) == 4000
+    for text in (b"1000 3999", b"", b"x y"):
+        with pytest.raises(CaseError):
+            channel.rate(run(text), 4000)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +284,14 @@ def test_programs(tmp_path: Path) -> None:
 
     first = run("first")
     assert first.began <= first.number() <= first.began + 1e9 * first.seconds
-    for operation in (["getppid"], ["spawn"], ["fault"], ["create", str(tmp_path)]):
+    for operation in (
+        ["getppid"],
+        ["turns"],
+        ["spawn"],
+        ["fault"],
+        ["touch"],
+        ["create", str(tmp_path)],
+    ):
         assert 0 < run("micro", *operation).number() < 1e9
     poured = run("stream", "pour", "1000000")
     assert len(poured.stdout) == 1000000
@@ -194,5 +302,15 @@ def test_programs(tmp_path: Path) -> None:
     source.stdout.close()
     source.wait()
     assert drained.stderr.split()[1] == b"300001"
+    counted = subprocess.Popen(["head", "-c", "300001", "/dev/zero"], stdout=subprocess.PIPE)
+    assert counted.stdout
+    assert run("stream", "drain", "100000", stdin=counted.stdout.fileno()).stderr.split()[1:] == [
+        b"100000"
+    ]
+    counted.stdout.close()
+    counted.wait()
+    assert 0.1 < run("openmp", "2").number() < 10
+    for operation in (["scatter", "1"], ["write", "1", f"{tmp_path}/w"], ["files", "9", "."]):
+        assert run("load", *operation).number() > 0
     with pytest.raises(CaseError, match="status 2"):
         run("compute", "nonsense")

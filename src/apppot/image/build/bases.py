@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from apppot.errors import ImageError
+from apppot.errors import AppPotError, ImageError
 from apppot.image import elsewhere, model, reference
 from apppot.image.build.cache import State
 from apppot.image.build.model import Config
@@ -73,27 +71,23 @@ def _find(name: str, tell: Callable[[str], None]) -> tuple[Store, Entry]:
     try:
         return find(name)
     except ImageError as error:
-        wanted = reference.parse(name)
-        if not wanted.name or not importlib.util.find_spec("apppot.image.registry"):
+        if not reference.parse(name).name:
             raise
         return _pulled(name, error, tell)
 
 
 def _pulled(name: str, missing: ImageError, tell: Callable[[str], None]) -> tuple[Store, Entry]:
-    """Fetch an image; where that fails, both reasons are told."""
-    registry: Any = importlib.import_module("apppot.image.registry")
-    fetch = getattr(registry, "pull", None)
-    if fetch is None:
-        raise missing
+    """Fetch an image from its registry; where that fails, both reasons are told."""
+    from apppot.image.registry.pull import pull
+
     tell(f"pulling {name}")
     try:
-        fetch(name)
-    except ImageError as error:
+        return find(pull(name).name)
+    except AppPotError as error:
         raise ImageError(
             f"{missing.message}, and it cannot be pulled: {error.message}",
             hint=missing.hint or error.hint,
         ) from error
-    return find(name)
 
 
 def layer(store: Store, blob: Descriptor) -> Layer:

@@ -6,11 +6,14 @@ what was in it: what is not named was deleted. The guest applies these (the agen
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import tarfile
 import zlib
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Self, cast
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from apppot.errors import ImageError
 
@@ -72,14 +75,52 @@ class Plain:
         return end // 10**9, end % 10**9
 
 
+class _Whole:
+    """Reads an archive to its very end, and knows whether it has one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._last = b""
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._last = (self._last + data)[-tarfile.BLOCKSIZE :]
+        return data
+
+    def finish(self) -> None:
+        """Raise ReadError if the block of zeros is missing that ends an archive."""
+        while self.read(1 << 20):
+            pass
+        if self._last.strip(b"\0") or len(self._last) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("it ends too early")
+
+
+def _uncompressed(file: IO[bytes]) -> IO[bytes]:
+    """Return what reads the archive itself: tarfile's own streams do not miss an end."""
+    head = file.read(6)
+    file.seek(0)
+    opened: Any = file
+    if head.startswith(b"\x1f\x8b"):
+        opened = gzip.GzipFile(fileobj=file, mode="rb")
+    elif head.startswith(b"BZh"):
+        opened = bz2.BZ2File(file)
+    elif head.startswith(b"\xfd7zXZ\0"):
+        opened = lzma.LZMAFile(file)  # noqa: SIM115  it opens nothing
+    return cast("IO[bytes]", opened)
+
+
 def convert(path: str, target: IO[bytes]) -> Plain:
     """Write the plain form of an archive to `target`; raises ImageError."""
     try:
         with open(path, "rb") as file:
             written = os.fstat(file.fileno()).st_mtime_ns
+            whole = _Whole(_uncompressed(file))
             with (
                 tarfile.open(
-                    fileobj=file, mode="r|*", tarinfo=_Member, errors="surrogateescape"
+                    fileobj=cast("IO[bytes]", whole),
+                    mode="r|",
+                    tarinfo=_Member,
+                    errors="surrogateescape",
                 ) as source,
                 tarfile.open(
                     fileobj=target,
@@ -88,8 +129,10 @@ def convert(path: str, target: IO[bytes]) -> Plain:
                     errors="surrogateescape",
                 ) as plain,
             ):
-                return _convert(source, plain, path, written)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+                found = _convert(source, plain, path, written)
+                whole.finish()
+                return found
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise ImageError(
             f"the archive of changes {path} is damaged or no archive: {error}",
             hint="copy it again; it must be a tar archive as apppot-snap makes it",

@@ -81,6 +81,7 @@ class RunRequest:
     write: bool = False  # the image is a raw disk, which is written to
     partition: int | None = None  # of a raw disk; None: the one with the root
     scratch_file: str = ""  # a disk that keeps the changes, instead of `scratch`
+    changes: tuple[str, ...] = ()  # files of changes, stacked on the image
     held: tuple[int, ...] = ()  # descriptors whose locks last as long as the machine
     before: tuple[Preparation, ...] = ()
     who: Identity | None = None  # goes before `user`
@@ -339,6 +340,10 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
 
             request, image = rawdisk.open_image(request, stack)
         image = image or store.resolve(request.image)
+        if request.changes:
+            from apppot.image import changefile
+
+            image = changefile.stacked(image, request.changes)
         spec = machine_spec(request, image, who)
         command = command_spec(request, image, who, os.environ)
         rundir.sweep()

@@ -48,6 +48,13 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         help="the partition with the root (type 'root', else the first with a file system)",
     )
     disk.add_argument("--write", action="store_true", help="write to the disk itself")
+    machine.add_argument(
+        "--changes",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="put the changes in FILE ('apppot changes save') on the image; several are stacked",
+    )
     machine.add_argument("--hostname", type=_hostname, default="apppot", help="host name (apppot)")
     machine.add_argument(
         "--kernel-arg",
@@ -178,6 +185,7 @@ def request_from(
         cpus=options.cpus,
         memory=None if options.memory == "auto" else memory_size(options.memory),
         scratch=options.scratch,
+        changes=tuple(options.changes),
         write=options.write,
         partition=options.partition,
         job_dir=options.job_dir,

@@ -1,0 +1,76 @@
+"""What `apppot changes save` and `show` are about: an image, a running machine, or a file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from apppot.errors import ImageError, UsageError
+from apppot.image import changefile, changes, store
+from apppot.image.changes import LEVEL, Made, Subject
+from apppot.machine import rundir
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def save(
+    path: str, subject: str, patterns: Sequence[str], *, base: str = "", level: int = 0
+) -> Made:
+    """Write the changes of an image or of a running machine to a file; raises AppPotError."""
+    if not 0 <= level <= changes.BEST_LEVEL:
+        raise UsageError(f"--level {level}: a number from 1 to {changes.BEST_LEVEL} is needed")
+    changes.check_target(path)
+    running = [machine.ident for machine in rundir.machines()]
+    if not subject and len(running) != 1:
+        raise UsageError(
+            f"which changes? {len(running)} machines are running",
+            hint="name an image, or a machine of 'apppot ps'",
+        )
+    if not subject or any(ident.startswith(subject) for ident in running):
+        if base:
+            raise UsageError("--base is for images: a machine knows what it was started from")
+        return changes.save_machine(path, subject or running[0], patterns, level or LEVEL)
+    return changes.save_image(path, changes.of_image(subject, base), patterns, level or LEVEL)
+
+
+def shown(name: str, base: str = "") -> tuple[Subject, dict[str, Any]]:
+    """Return the changes in a file or an image, and what is known of them, for JSON.
+
+    A file's base may be in no store: then there is nothing below. Raises AppPotError.
+    """
+    if not (os.path.exists(name) or "/" in name[:2]):
+        subject = changes.of_image(name, base)
+        return subject, {"image": subject.name, "base": _base(subject)}
+    found = changefile.read(name)
+    below = store.resolve(base) if base else changes.find_base(found.base)
+    if base and below and changes.base_of(below).chain != found.base.chain:
+        raise changefile.other_base(found, below.name, changes.base_of(below).chain)
+    layer = {
+        "digest": found.layer.digest,
+        "content": found.layer.content,
+        "size": found.layer.size,
+    }
+    subject = Subject(name, found.base, below.layers if below else (), (found.layer,), found.config)
+    if not below and found.base.layers < 1:
+        raise ImageError(f"the changes in {name} have no base")
+    about = {
+        "file": name,
+        "size": os.path.getsize(name),
+        "created": found.created,
+        "tool": found.tool,
+        "layer": layer,
+        "base": _base(subject),
+    }
+    return subject, about
+
+
+def _base(subject: Subject) -> dict[str, Any]:
+    base = subject.base
+    return {
+        "name": base.name,
+        "digest": base.digest,
+        "chain": base.chain,
+        "layers": base.layers,
+        "found": bool(subject.below),
+    }

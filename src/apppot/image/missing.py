@@ -37,6 +37,9 @@ def _hint(wanted: Reference, names: Sequence[str]) -> str:
     near = _near(wanted, names)
     if near:
         return f"did you mean '{near}'?"
+    host, slash, _ = wanted.name.partition("/")
+    if slash and ("." in host or ":" in host or host == "localhost"):
+        return f"fetch it with 'apppot pull {wanted}'"
     if wanted.name in DISTRIBUTIONS and wanted.tag != "latest":
         return f"make it with 'apppot bootstrap {wanted.full}'"
     if wanted.name in DISTRIBUTIONS:

@@ -1,4 +1,4 @@
-"""The tutorial's commands, run in their order; what they print is what the page says."""
+"""The tutorials' commands, run in their order; what they print is what the page says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
-PAGE = os.path.join(_ROOT, "docs", "tutorial", "index.md")
+PAGES = os.path.join(_ROOT, "docs", "tutorial")
+
+
+@dataclass(frozen=True)
+class Tutorial:
+    """A page, its reader's folder, and what she has in it before she goes to the cluster."""
+
+    page: str
+    folder: str
+    made: frozenset[str]
+
+
+TUTORIALS = (
+    Tutorial(
+        "index.md",
+        "heat",
+        frozenset(("heat.c", "heat", "complaint", "report.json", "result")),
+    ),
+    Tutorial(
+        "containerfile.md",
+        "pi",
+        frozenset(
+            ("pi.c", "table.sh", "Containerfile", ".dockerignore", "steps", "Wrong", "complaint")
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -31,9 +56,9 @@ class Step:
     output: str | None
 
 
-def steps() -> list[Step]:
-    """Return the page's steps."""
-    with open(PAGE, encoding="utf-8") as file:
+def steps(tutorial: Tutorial) -> list[Step]:
+    """Return a page's steps."""
+    with open(os.path.join(PAGES, tutorial.page), encoding="utf-8") as file:
         blocks = re.findall(
             r"^```(\w+)( slurm)?\n(.*?)^```$", file.read(), re.DOTALL | re.MULTILINE
         )
@@ -54,6 +79,7 @@ class Site:
 
     folder: str
     store: str
+    tutorial: Tutorial
 
 
 def _run(step: Step, folder: str, environment: Mapping[str, str], user: tuple[str, ...]) -> str:
@@ -70,12 +96,13 @@ def _run(step: Step, folder: str, environment: Mapping[str, str], user: tuple[st
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    """Follow the page up to the cluster."""
+@pytest.fixture(scope="module", params=TUTORIALS, ids=lambda tutorial: tutorial.folder)
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """Follow a page up to the cluster."""
+    tutorial: Tutorial = request.param
     base = tempfile.mkdtemp(prefix="apppot-tutorial-")
     try:
-        made = Site(os.path.join(base, "home"), os.path.join(base, "store"))
+        made = Site(os.path.join(base, "home"), os.path.join(base, "store"), tutorial)
         os.mkdir(made.folder)
         command = os.path.join(base, "apppot")
         with open(command, "w", encoding="utf-8") as file:
@@ -86,9 +113,9 @@ def site() -> Iterator[Site]:
             "PATH": f"{base}:{os.environ['PATH']}",
             "APPPOT_STORE": made.store,
         }
-        for step in steps():
+        for step in steps(tutorial):
             if not step.on_cluster:
-                folder = os.path.join(made.folder, "heat")
+                folder = os.path.join(made.folder, tutorial.folder)
                 where = folder if os.path.isdir(folder) else made.folder
                 output = _run(step, where, environment, ())
                 assert step.output is None or output == step.output, step.commands
@@ -101,8 +128,8 @@ def site() -> Iterator[Site]:
 @pytest.mark.timeout(1200)
 def test_on_the_own_computer(site: Site) -> None:
     # The fixture has run it all. What is left in the folder is what the page has made there.
-    made = {"heat.c", "heat", "complaint", "report.json", "result"}
-    assert set(os.listdir(os.path.join(site.folder, "heat"))) == made
+    there = os.listdir(os.path.join(site.folder, site.tutorial.folder))
+    assert set(there) == site.tutorial.made
 
 
 @pytest.mark.slow
@@ -114,18 +141,19 @@ def test_on_the_cluster(site: Site) -> None:
     from apppot import kit
 
     with cluster.running(kit.find().path, site.store) as slurm:
-        folder = os.path.join(slurm.new_folder(), "heat")
-        shutil.copytree(os.path.join(site.folder, "heat"), folder)
+        folder = os.path.join(slurm.new_folder(), site.tutorial.folder)
+        shutil.copytree(os.path.join(site.folder, site.tutorial.folder), folder)
         slurm.give(folder)
-        for step in steps():
+        for step in steps(site.tutorial):
             if step.on_cluster:
                 output = _run(step, folder, slurm.environment, slurm.as_user_words)
                 assert step.output is None or output == step.output, step.commands
         assert slurm.left() == []
 
 
-def test_every_step_is_run() -> None:
-    kinds = [step.on_cluster for step in steps()]
-    assert kinds.count(False) >= 5
-    assert kinds.count(True) >= 2
-    assert sum(step.output is not None for step in steps()) >= 5
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda tutorial: tutorial.folder)
+def test_every_step_is_run(tutorial: Tutorial) -> None:
+    found = steps(tutorial)
+    assert sum(not step.on_cluster for step in found) >= 5
+    assert sum(step.on_cluster for step in found) >= 1
+    assert sum(step.output is not None for step in found) >= 5

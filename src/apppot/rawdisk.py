@@ -34,12 +34,24 @@ def open_image(request: RunRequest, stack: ExitStack) -> tuple[RunRequest, Image
             f"changes to the raw disk {path} cannot be saved: a disk has no digest to name it by",
             hint="keep them in the disk with --write, or make an image of it with 'apppot import'",
         )
-    lock = disks.lock(path, write=request.write)
-    stack.callback(os.close, lock)
+    held = request.held
+    if not _has_lock(request):
+        lock = disks.lock(path, write=request.write)
+        stack.callback(os.close, lock)
+        held = (*held, lock)
     tell = terminal.tell if request.verbose else None
     image = disks.resolve(path, request.partition, tell)
     if request.write and image.layers[0].type != "ext4":
         raise UsageError(
             f"--write: {path} has a file system that is never written ({image.layers[0].type})"
         )
-    return replace(request, held=(*request.held, lock)), image
+    return replace(request, held=held), image
+
+
+def _has_lock(request: RunRequest) -> bool:
+    """Tell whether the caller has locked the disk: one more lock would wait for that one."""
+    try:
+        disk = os.stat(request.image)
+    except OSError:
+        return False
+    return any(os.path.samestat(os.fstat(each), disk) for each in request.held)

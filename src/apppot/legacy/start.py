@@ -104,8 +104,7 @@ def _with_image(request: RunRequest, found: StartOptions, stack: ExitStack) -> R
         stack.callback(os.close, lock)
         return replace(request, scratch_file=os.path.abspath(file), held=(*request.held, lock))
     if is_disk and _is_for_writing(image):
-        _wait_for(image)
-        return replace(request, write=True)
+        return replace(request, write=True, held=(*request.held, *_waited_for(image, stack)))
     return replace(request, scratch=THROWAWAY)
 
 
@@ -128,20 +127,25 @@ def _is_for_writing(path: str) -> bool:
     return disks.find_root(path).content.type == "ext4"
 
 
-def _wait_for(path: str) -> None:
-    """Wait until nobody else uses a disk that is to be written; a signal ends the waiting."""
-    with open(path, "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            terminal.tell(
-                f"{path} is being written by another machine: waiting for it."
-                " A disk that is read-only (chmod a-w), or a COW file for each machine, lets"
-                " several run at the same time"
-            )
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            return  # no locks there: what follows has a clear message
+def _waited_for(path: str, stack: ExitStack) -> tuple[int, ...]:
+    """Lock a disk that is to be written; wait for others that use it, until a signal comes.
+
+    Returns nothing if there are no locks: what follows then has a clear message.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        terminal.tell(
+            f"{path} is in use by another machine: waiting for it."
+            " A disk that is read-only (chmod a-w), or a COW file for each machine, lets"
+            " several run at the same time"
+        )
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        return ()
+    return (descriptor,)
 
 
 def _with_changes(request: RunRequest, path: str, stack: ExitStack) -> RunRequest:

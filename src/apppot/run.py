@@ -286,11 +286,16 @@ def _umask() -> int:
     return mask
 
 
-def run_for_user(request: RunRequest, report_path: str | None, save: Wanted | None = None) -> int:
+def run_for_user(
+    request: RunRequest,
+    report_path: str | None,
+    save: Wanted | None = None,
+    image: Image | None = None,
+) -> int:
     """Run a payload, tell the user what went wrong, write the report; return the exit status.
 
-    With `save` the changes are kept as an image. Signals are held for good: one that comes after
-    the machine's end changes nothing any more.
+    With `save` the changes are kept as an image; `image` is as for `run`. Signals are held for
+    good: one that comes after the machine's end changes nothing any more.
     """
     process.hold_signals()
     with contextlib.ExitStack() as stack:
@@ -305,7 +310,7 @@ def run_for_user(request: RunRequest, report_path: str | None, save: Wanted | No
 
             place = stack.enter_context(saving.place(save, request.image))
             request = replace(request, capture=place.capture)
-        finished = run(request)
+        finished = run(request, image)
         outcome = finished.outcome
         if outcome.message:
             terminal.tell(AppPotError(outcome.message, hint=outcome.hint))

@@ -93,14 +93,14 @@ def split_command(parser: Parser, words: list[str]) -> tuple[list[str], list[str
     """
     position = 0
     while position < len(words) and words[position].startswith("-") and words[position] != "--":
-        position += 1 + _takes_value(parser, words[position])
+        position += 1 + takes_value(parser, words[position])
     if words[position : position + 1] == ["--"]:
         position += 1
     own, command = words[: position + 1], words[position + 1 :]
     return own, command[1:] if command[:1] == ["--"] else command
 
 
-def _takes_value(parser: Parser, word: str) -> bool:
+def takes_value(parser: Parser, word: str) -> bool:
     """Tell whether the next word belongs to an option (`--memory 1G`, not `--memory=1G` or -v)."""
     actions = parser._option_string_actions  # noqa: SLF001  argparse offers no other way
     if word.startswith("--"):

@@ -207,7 +207,7 @@ def write(
     """
     check_target(path)
     folder = os.path.dirname(os.path.abspath(path))
-    with _explained(path), tempfile.TemporaryDirectory(prefix=".apppot-", dir=folder) as aside:
+    with explained(path), tempfile.TemporaryDirectory(prefix=".apppot-", dir=folder) as aside:
         target = os.path.join(aside, "changes")
         made = erofs.make(archive, target, options=mkfs_options(level), without=left_out(patterns))
         with open(target, "r+b") as file:
@@ -218,7 +218,7 @@ def write(
             layer = {"digest": digest, "size": size, "content": made.content}
             file.write(trailer(layer, base, with_layer(config, base, made.content)))
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~writer._umask())  # noqa: SLF001
+            os.fchmod(file.fileno(), 0o666 & ~writer.umask())
             os.fsync(file.fileno())
         os.replace(target, path)
     return Made(path, os.path.getsize(path), made.entries)
@@ -276,7 +276,8 @@ def left_out(patterns: Sequence[str]) -> Callable[[str], bool] | None:
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
+def explained(path: str) -> Iterator[None]:
+    """Turn the system's errors into ones that say what was to be written."""
     try:
         yield
     except OSError as error:

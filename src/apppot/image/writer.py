@@ -76,7 +76,7 @@ class Writer:
             digest, size = digest_of(file)
             if expected and digest != expected:
                 raise ImageError(f"a blob should have the digest {expected}, but has {digest}")
-            os.fchmod(file.fileno(), 0o444 & ~_umask())
+            os.fchmod(file.fileno(), 0o444 & ~umask())
             os.fsync(file.fileno())
             final = self.store.blob_path(digest)
             # An equal blob is replaced: the one that is there may be damaged.
@@ -255,7 +255,7 @@ def _write_aside(path: str, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(handle, 0o666 & ~_umask())
+            os.fchmod(handle, 0o666 & ~umask())
             os.fsync(handle)
         os.rename(temporary, path)
     except BaseException:
@@ -282,7 +282,7 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-def _umask() -> int:
+def umask() -> int:
     """Return the process's umask, from the only place that tells it without changing it."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         for line in status:

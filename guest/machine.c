@@ -110,7 +110,9 @@ static bool mount_layer(const struct layer_spec *layer, const char *folder, unsi
     if (device == partition && !make_partition(layer, partition, sizeof partition))
         return false;
     if (mount(device, folder, type, flags, options[0] != 0 ? options : NULL) != 0)
-        return fail("layers", errno, "mount the layer %s (%s)", device, type);
+        return errno == ENODEV
+                   ? fail("layers", 0, "the kit's kernel has no driver for %s file systems", type)
+                   : fail("layers", errno, "mount the layer %s (%s)", device, type);
     return true;
 }
 

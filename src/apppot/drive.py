@@ -231,7 +231,8 @@ class Driver:
         if session.failure:
             stage, failure = session.failure.stage, session.failure
             self._error = self._error or MachineError(
-                f"the guest could not be set up ({stage}): {failure}", hint=_stage_hint(stage)
+                f"the guest could not be set up ({stage}): {failure}",
+                hint=_stage_hint(stage, str(failure)),
             )
         elif session.bye is None:
             self._error = self._error or self._engine.explain(self._machine)
@@ -389,7 +390,9 @@ class Driver:
         return re.search(pattern, self._machine.console_tail())
 
 
-def _stage_hint(stage: str) -> str:
+def _stage_hint(stage: str, text: str) -> str:
+    if "no driver for" in text:
+        return "copy the files to an ext4 disk, or build a kit with that driver"
     return {
         "layers": "the image may be damaged: 'apppot inspect --verify IMAGE' tells",
         "scratch": "check --scratch",

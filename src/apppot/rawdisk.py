@@ -6,7 +6,7 @@ import os
 
 from apppot.agent import terminal
 from apppot.errors import UsageError
-from apppot.image import disks
+from apppot.image import changefile, disks
 from apppot.lean import TYPE_CHECKING, replace
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ def open_image(request: RunRequest, stack: ExitStack) -> tuple[RunRequest, Image
         raise UsageError(
             f"--write and --partition are for raw disks, and '{path}' is the name of an image",
             hint="the path of a disk begins with / or ./",
+        )
+    if changefile.is_changes(path):
+        raise UsageError(
+            f"{path} holds changes to an image, not a whole one",
+            hint=f"apppot run --changes {path} IMAGE; 'apppot changes show {path}' names the image",
         )
     if request.write and request.scratch is not None:
         raise UsageError("--write and --scratch exclude each other: the disk itself is written")

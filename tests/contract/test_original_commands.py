@@ -405,6 +405,27 @@ def test_snap_on_the_host(job: AppPot) -> None:
     assert start(job, "--changes", "s.changes.tar.gz", "sh", "-c", script).text == "new\n"
 
 
+def test_changes_files(job: AppPot) -> None:
+    words = ("run", "--root", "--network", "none", job.image, "--", "sh", "-c")
+    script = "echo new >/opt/new; echo up; read line"
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        job.verb(*words, script), cwd=job.job, env=job.environment, stdin=pipe, stdout=pipe
+    )
+    with stopping(process):
+        assert process.stdout
+        read_until(process.stdout.fileno(), b"up\n")
+        (machine,) = job.machines()
+        saved = job.call(job.verb("changes", "save", "my.changes", str(machine["id"])))
+        assert saved.status == 0, saved.complaint
+    for named in (("--changes", "my.changes", "--apppot", job.image), ("--apppot", "my.changes")):
+        done = start(job, *named, "cat", "/opt/new")
+        assert (done.status, done.text) == (0, "new\n"), done.complaint
+    assert start(job, "--apppot", "c.cow,my.changes", "rm", "/opt/new").status in (0, 1)
+    done = start(job, "--apppot", f"c.cow,{job.image}", "true")
+    assert "belongs to another image" in done.complaint
+
+
 def test_script_in_the_guest_leaves_out_what_saving_leaves_out() -> None:
     from apppot.image import exclude
 

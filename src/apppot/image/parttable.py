@@ -104,7 +104,8 @@ def _logical(
     file: IO[bytes], size: int, name: str, begin: int, length: int, number: int
 ) -> Iterator[Partition]:
     """Follow the chain of an extended partition; each link describes one partition."""
-    link, seen = begin, set()
+    link = begin
+    seen: set[int] = set()
     while True:
         sector = read_at(file, link * SECTOR, SECTOR)
         if link in seen or len(seen) >= _MOST_LOGICAL or link * SECTOR >= size:

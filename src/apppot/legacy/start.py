@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from apppot import __version__, paths
 from apppot.agent import terminal
-from apppot.errors import AppPotError, ExitStatus, UsageError
-from apppot.image import disks, model, store
+from apppot.errors import AppPotError, ExitStatus, ImageError, UsageError
+from apppot.image import changefile, disks, model, store
 from apppot.legacy import cow, options
 from apppot.machine.model import Share
 from apppot.run import Identity, RunRequest, run_for_user
@@ -50,7 +50,7 @@ def start(words: Sequence[str]) -> int:
         terminal.tell(f"{found.kernel} is not used: AppPot's own kernel is")
     with contextlib.ExitStack() as stack:
         request = _with_image(_request(found), found, stack)
-        if found.changes:
+        if found.changes and found.changes not in request.changes:
             request = _with_changes(request, found.changes, stack)
         return run_for_user(request, None)
 
@@ -99,8 +99,13 @@ def _with_image(request: RunRequest, found: StartOptions, stack: ExitStack) -> R
     if is_disk:
         image = os.path.abspath(image)
     request = replace(request, image=image)
+    if is_disk and changefile.is_changes(image):
+        request = _with_base(request, image)
+        is_disk = False
+    if found.changes and changefile.is_changes(found.changes):
+        request = replace(request, changes=(*request.changes, found.changes))
     if file:
-        lock = cow.open_file(os.path.abspath(file), _identity(image), os.path.basename(image))
+        lock = cow.open_file(os.path.abspath(file), _identity(request), os.path.basename(image))
         stack.callback(os.close, lock)
         return replace(request, scratch_file=os.path.abspath(file), held=(*request.held, lock))
     if is_disk and _is_for_writing(image):
@@ -108,12 +113,27 @@ def _with_image(request: RunRequest, found: StartOptions, stack: ExitStack) -> R
     return replace(request, scratch=THROWAWAY)
 
 
-def _identity(image: str) -> str:
+def _with_base(request: RunRequest, path: str) -> RunRequest:
+    """Run a changes file: on the image that it says it belongs to."""
+    from apppot.image import changes
+    from apppot.lean import replace
+
+    base = changefile.read(path).base
+    image = changes.find_base(base)
+    if image is None:
+        raise ImageError(
+            f"{path} belongs to the image '{base.name}', which is in no store",
+            hint=f"get it first: layers {base.chain[:19]}",
+        )
+    return replace(request, image=image.name, changes=(path,))
+
+
+def _identity(request: RunRequest) -> str:
     """Return what a COW file is bound to: a disk's superblock, or the contents of an image."""
-    if disks.is_path(image):
-        return disks.find_root(image).identity
-    layers = store.resolve(image).layers
-    return model.chain([layer.content or layer.digest for layer in layers])
+    if disks.is_path(request.image):
+        return disks.find_root(request.image).identity
+    image = changefile.stacked(store.resolve(request.image), request.changes)
+    return model.chain([layer.content or layer.digest for layer in image.layers])
 
 
 def _is_for_writing(path: str) -> bool:

@@ -79,7 +79,7 @@ def document(data: bytes, what: str) -> dict[str, Any]:
 def is_index(found: dict[str, Any]) -> bool:
     """Tell whether a document names several images."""
     kind = found.get("mediaType")
-    return kind in {model.INDEX_TYPE, DOCKER_INDEX} or (
+    return kind in (model.INDEX_TYPE, DOCKER_INDEX) or (
         "manifests" in found and "layers" not in found
     )
 

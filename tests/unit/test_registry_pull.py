@@ -1,0 +1,456 @@
+"""Pulling from good registries, and from ones that lie."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apppot.errors import AppPotError, ImageError, UsageError
+from apppot.image import compressed, erofs
+from apppot.image import store as stores_
+from apppot.image.registry import credentials, manifests, names, transport
+from apppot.image.registry.client import Repository
+from apppot.image.registry.pull import pull
+from apppot.image.registry.transport import Origin, RegistryError
+from tests.registry_server import INDEX, MANIFEST, Handler, Registry, archive, digest, serving
+from tests.unit.stores import store
+
+if TYPE_CHECKING:
+    from apppot.image.store import Store
+
+assert store  # a fixture
+
+try:
+    erofs.mkfs_program()
+except AppPotError as error:
+    pytest.skip(f"needs mkfs.erofs: {error}", allow_module_level=True)
+
+ONE, TWO = archive({"bin/sh": b"x" * 5000}), archive({"etc/motd": os.urandom(300_000)})
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as made:
+        made.image("1", [ONE, TWO])
+        yield made
+
+
+def get(registry: Registry, tag: str = "1", **more: Any) -> Any:
+    return pull(f"{registry.address}/a/b:{tag}", plain_http=True, **more)
+
+
+def left(store: Store) -> list[str]:
+    """Return what a failed pull has left that it should not have."""
+    found = os.listdir(os.path.join(store.path, "blobs", "sha256"))
+    return [name for name in found if name.startswith(".")]
+
+
+def test_an_image_is_pulled_whole(registry: Registry, store: Store) -> None:
+    pulled = get(registry)
+    image = stores_.resolve(f"{registry.address}/a/b:1")
+    assert image.digest == pulled.digest
+    assert len(image.layers) == 2
+    assert all(layer.content for layer in image.layers)
+    assert image.config.cmd == ("/bin/sh",)
+    assert left(store) == os.listdir(os.path.join(store.path, "partial")) == []
+    before = len(registry.log)
+    again = get(registry)
+    assert (again.digest, again.fetched) == (pulled.digest, 0)
+    asked = [path for _, path, _ in registry.log[before:] if "/blobs/" in path]
+    assert len(asked) == 1  # the configuration
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lambda d: compressed.zstd().compress(d), bytes])
+def test_layers_of_every_form(registry: Registry, store: Store, pack: Any) -> None:
+    registry.image("2", [TWO], pack=pack)
+    assert get(registry, "2").fetched == len(pack(TWO))
+
+
+def test_the_platform_is_chosen(registry: Registry, store: Store) -> None:
+    rows = []
+    for architecture in ("arm64", "amd64"):
+        found = registry.image(
+            architecture, [archive({architecture: b"x"})], architecture=architecture
+        )
+        size = len(registry.manifests[found][0])
+        kind = {"os": "linux", "architecture": architecture}
+        rows.append({"mediaType": MANIFEST, "digest": found, "size": size, "platform": kind})
+    whole = registry.put("all", {"schemaVersion": 2, "mediaType": INDEX, "manifests": rows}, INDEX)
+    arm = get(registry, "all", platform="linux/arm64", name="arm:1")
+    assert stores_.resolve("arm:1").config.architecture == "arm64"
+    assert arm.origin_digest == rows[0]["digest"]
+    with pytest.raises(ImageError, match="has no image for linux/riscv64") as error:
+        get(registry, "all", platform="riscv64")
+    assert "linux/arm64" in error.value.hint
+    by_digest = pull(f"{registry.address}/a/b@{whole}", plain_http=True, platform="arm64")
+    assert by_digest.name.endswith(f":sha256-{whole[7:19]}")
+    with pytest.raises(ImageError, match="is for the architecture 'arm64'"):
+        pull(f"{registry.address}/a/b:arm64", plain_http=True, platform="")
+
+
+def blob_lie(change: Any) -> Any:
+    """Return a lie that changes the answers for big blobs."""
+
+    def lie(handler: Handler) -> bool:
+        data = handler.registry.blobs.get(handler.path.rpartition("/")[2], b"")
+        if len(data) < 2000:
+            return False
+        change(handler, data)
+        return True
+
+    return lie
+
+
+def endless(handler: Handler, data: bytes) -> None:
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    try:
+        while True:
+            handler.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+    except OSError:
+        pass
+
+
+def truncated(handler: Handler, _: bytes) -> None:
+    handler.answer(200, b"")
+
+
+LIES = {
+    "wrong bytes": (lambda h, d: h.answer(200, d[:-9] + b"123456789"), "damaged|digest"),
+    "other layer": (lambda h, _: h.answer(200, gzip.compress(ONE) * 9000), "more than|digest"),
+    "truncated": (truncated, "does not send all"),
+    "endless": (endless, "more than the|damaged"),
+    "server error": (lambda h, _: h.answer(500), "answers 500"),
+    "elsewhere": (
+        lambda h, _: h.answer(302, Location="http://127.0.0.1:1/x"),
+        "without TLS no other host",
+    ),
+    "round": (lambda h, _: h.answer(302, Location=h.path), "again and again"),
+    "files": (lambda h, _: h.answer(302, Location="file:///etc/passwd"), "gives the address"),
+    "other part": (lambda h, d: h.answer(206, d, Content_Range="bytes 7-9/10"), "another part"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lies_about_layers(registry: Registry, store: Store, lie: str) -> None:
+    change, message = LIES[lie]
+    registry.lie = blob_lie(change)
+    with pytest.raises(ImageError, match=message):
+        get(registry)
+    assert left(store) == []
+    assert store.entries() == ()
+    registry.lie = lambda _: False
+    get(registry)  # what was kept of the lies does no harm
+
+
+HOSTILE: dict[str, Any] = {
+    "list": [],
+    "no layers": {"layers": []},
+    "layers": {"layers": {"a": 1}},
+    "many": {"layers": [{"digest": digest(b""), "size": 1, "mediaType": "x"}] * 600},
+    "path": {"layers": [{"digest": "sha256:../../../etc/passwd", "size": 1, "mediaType": "x"}]},
+    "size": {"layers": [{"digest": digest(b""), "size": -1, "mediaType": "x"}]},
+    "float": {"layers": [{"digest": digest(b""), "size": 1e300, "mediaType": "x"}]},
+    "artifact": {"config": {"digest": digest(b""), "size": 1, "mediaType": "application/helm"}},
+    "null": {"config": None},
+    "first form": {"schemaVersion": 1},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_manifests(registry: Registry, store: Store, what: str) -> None:
+    document = json.loads(registry.manifests["1"][0])
+    change = HOSTILE[what]
+    registry.put("bad", {**document, **change} if isinstance(change, dict) else change)
+    with pytest.raises(ImageError):
+        get(registry, "bad")
+    assert store.entries() == ()
+
+
+@pytest.mark.parametrize("data", [b"[" * 200_000, b"x" * (5 << 20), b"\xff", b"null", b'{"a":1'])
+def test_manifests_that_are_no_json(registry: Registry, store: Store, data: bytes) -> None:
+    registry.manifests["bad"] = data, MANIFEST
+    with pytest.raises(ImageError):
+        get(registry, "bad")
+
+
+def test_a_digest_is_checked(registry: Registry, store: Store) -> None:
+    wrong = digest(b"other")
+    registry.manifests[wrong] = registry.manifests["1"]
+
+    def lie(handler: Handler) -> bool:
+        handler.answer(200, registry.manifests["1"][0])
+        return True
+
+    registry.lie = lie
+    with pytest.raises(RegistryError, match="should have the digest"):
+        pull(f"{registry.address}/a/b@{wrong}", plain_http=True)
+
+
+def test_pulls_go_on_where_they_ended(registry: Registry, store: Store) -> None:
+    def half(handler: Handler, data: bytes) -> None:
+        begin = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+        end = max(begin, len(data) // 2)
+        handler.send_response(206 if begin else 200)
+        handler.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+        handler.send_header("Content-Length", str(len(data) - begin))
+        handler.end_headers()
+        handler.wfile.write(data[begin:end])
+        handler.close_connection = True
+
+    registry.lie = blob_lie(half)
+    with pytest.raises(RegistryError, match="does not send all"):
+        get(registry)
+    registry.lie = lambda _: False
+    before = len(registry.log)
+    get(registry)
+    ranges = [h["Range"] for _, _, h in registry.log[before:] if "Range" in h]
+    assert len(ranges) == 1
+    assert int(ranges[0][6:-1]) > 100_000
+
+
+BOMB = """
+import gzip, io, resource, sys, zlib
+from apppot.image import compressed
+from apppot.errors import ImageError
+resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
+machine = zlib.compressobj(9, zlib.DEFLATED, 31)
+data = b"".join(machine.compress(bytes(1 << 20)) for _ in range(1200)) + machine.flush()
+if sys.argv[1] == "zstd":
+    data = compressed.zstd().compress(bytes(60 << 20)) * 20
+room = compressed.Room("/tmp", len(data))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    for piece in compressed.plain([data]):
+        room.take(len(piece))
+except ImageError as error:
+    print("REFUSED", error.message)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("form", ["gzip", "zstd"])
+def test_bombs_are_stopped_in_little_memory(form: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, form], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert "REFUSED compressed data becomes more than" in done.stdout, done.stderr
+    assert int(done.stdout.split()[-1]) < 64 << 10  # KiB
+
+
+def test_names_lead_out_of_no_layer(registry: Registry, store: Store) -> None:
+    registry.image("evil", [archive({"../../etc/cron.d/x": b"y"})])
+    with pytest.raises(ImageError, match="leads out of it"):
+        get(registry, "evil")
+
+
+# --- credentials -------------------------------------------------------------------------------
+
+
+def login(tmp_path: Path, host: str, user: str = "u", password: str = "p:w") -> str:
+    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+    (tmp_path / "auth.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    return f"Basic {auth}"
+
+
+def test_basic_authentication(registry: Registry, store: Store, tmp_path: Path) -> None:
+    expected = login(tmp_path, registry.address)
+
+    def lie(handler: Handler) -> bool:
+        if handler.headers.get("Authorization") == expected:
+            return False
+        handler.answer(401, WWW_Authenticate='Basic realm="x"')
+        return True
+
+    registry.lie = lie
+    get(registry)
+    (tmp_path / "auth.json").unlink()
+    with pytest.raises(RegistryError, match="denies access") as error:
+        get(registry)
+    assert "podman login" in error.value.hint
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_tokens(registry: Registry, store: Store, tmp_path: Path, known: bool) -> None:
+    expected = login(tmp_path, registry.address) if known else None
+
+    def lie(handler: Handler) -> bool:
+        if handler.path.startswith("/token"):
+            assert handler.headers.get("Authorization") == expected
+            assert "scope=repository%3Aa%2Fb%3Apull" in handler.path
+            handler.answer(200, b'{"token": "T"}')
+        elif handler.headers.get("Authorization") != "Bearer T":
+            realm = f"http://{registry.address}/token"
+            handler.answer(401, WWW_Authenticate=f'Bearer realm="{realm}",service="s,x"')
+        else:
+            return False
+        return True
+
+    registry.lie = lie
+    get(registry)
+
+
+def test_credentials_stay_at_home(registry: Registry, store: Store, tmp_path: Path) -> None:
+    login(tmp_path, registry.address)
+    with serving() as other:
+        registry.lie = blob_lie(
+            lambda h, _: h.answer(307, Location=f"http://{other.address}{h.path}")
+        )
+        with pytest.raises(RegistryError, match="no other host is believed"):
+            get(registry)
+        assert other.log == []
+
+
+def test_helpers_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "docker-credential-test"
+    program.write_text('#!/bin/sh\nread h; echo "{\\"Username\\":\\"$h\\",\\"Secret\\":\\"s\\"}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    (tmp_path / "auth.json").write_text('{"credHelpers": {"h.example": "test"}}')
+    found = credentials.find("h.example", "a/b")
+    assert (found.user, found.password) == ("h.example", "s")
+    (tmp_path / "auth.json").write_text('{"credHelpers": {"h.example": "../../bin/sh"}}')
+    with pytest.raises(UsageError, match="no helper's name"):
+        credentials.find("h.example", "a/b")
+
+
+@given(
+    st.binary(max_size=200) | st.text(max_size=100).map(lambda t: json.dumps({"auths": t}).encode())
+)
+@settings(deadline=None)
+def test_files_of_credentials_are_read_or_refused(data: bytes) -> None:
+    path = f"/tmp/apppot-test-auth-{os.getpid()}.json"
+    Path(path).write_bytes(data)
+    os.environ["REGISTRY_AUTH_FILE"] = path
+    try:
+        credentials.find("h.example", "a/b")
+    except UsageError:
+        pass
+    finally:
+        del os.environ["REGISTRY_AUTH_FILE"]
+        Path(path).unlink()
+
+
+# --- addresses ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("http://r.example/x", "not protected by TLS"),
+        ("https://127.0.0.1/x", "address of this network"),
+        ("https://[::1]/x", "address of this network"),
+        ("https://169.254.169.254/latest", "address of this network"),
+        ("https://10.1.2.3/x", "address of this network"),
+        ("https://[::ffff:10.0.0.1]/x", "address of this network"),
+        ("https://user:pass@cdn.example/x", "gives the address"),
+        ("gopher://cdn.example/x", "gives the address"),
+        ("https://cdn.example:99999/x", "gives the address"),
+    ],
+)
+def test_redirects_that_are_refused(target: str, message: str) -> None:
+    http = transport.Transport("r.example", plain_http=False)
+    with pytest.raises(RegistryError, match=message):
+        http._check_redirect("https://r.example/v2/", target, follow=True, elsewhere=True)
+
+
+def test_redirects_that_are_followed() -> None:
+    http = transport.Transport("r.example", plain_http=False)
+    http._check_redirect(
+        "https://r.example/a", "https://cdn.example/b", follow=True, elsewhere=True
+    )
+    http._check_redirect("https://r.example/a", "https://r.example/b", follow=True, elsewhere=False)
+    with pytest.raises(RegistryError, match="for blobs only"):
+        http._check_redirect(
+            "https://r.example/a", "https://c.example/", follow=True, elsewhere=False
+        )
+
+
+def test_uploads_stay_at_home() -> None:
+    place = names.parse("r.example:444/a/b:1")
+    repository = Repository(place)
+    with pytest.raises(RegistryError, match=r"wants blobs to be sent to evil\.example"):
+        repository._upload_address("https://evil.example/x", digest(b""))
+    found = repository._upload_address("http://r.example/up?a=b", digest(b""))
+    assert re.fullmatch(r"https://r\.example:444/up\?a=b&digest=sha256%3A[0-9a-f]{64}", found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("r.example/a/b:1", ("r.example", "a/b", "1")),
+        ("localhost/a", ("localhost", "a", "latest")),
+        ("r:5000/a", ("r:5000", "a", "latest")),
+        ("debian:12", ("docker.io", "library/debian", "12")),
+        ("user/tool", ("docker.io", "user/tool", "latest")),
+    ],
+)
+def test_where_references_lead(text: str, expected: tuple[str, ...]) -> None:
+    place = names.parse(text)
+    assert (place.host, place.repository, place.tag) == expected
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["schemaVersion", "config", "layers", "digest", "size", "mediaType", "manifests",
+             "platform", "os", "rootfs", "diff_ids", "annotations"]
+        ),
+        inner,
+        max_size=5,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(JSON)
+@settings(deadline=None, max_examples=300)
+def test_manifests_are_read_or_refused(value: Any) -> None:
+    try:
+        found = manifests.document(json.dumps(value).encode(), "it")
+        if manifests.is_index(found):
+            manifests.choose(found, manifests.platform(""), "it")
+        manifests.manifest(found, "it")
+        manifests.diff_ids(json.dumps(value).encode(), 1, "it")
+    except ImageError:
+        pass
+
+
+@given(st.binary(max_size=400), st.sampled_from(["gzip", "zstd", "xz"]), st.integers(0, 300))
+@settings(deadline=None, max_examples=200)
+def test_damaged_streams_are_read_or_refused(data: bytes, form: str, cut: int) -> None:
+    import lzma
+
+    pack = {"gzip": gzip.compress, "zstd": compressed.zstd().compress, "xz": lzma.compress}[form]
+    packed = pack(data * 5)
+    assert b"".join(compressed.plain([packed[:cut], packed[cut:]])) == data * 5
+    for damaged in (packed[:cut] + data, data + packed, packed + data):
+        try:
+            for _ in compressed.plain([damaged]):
+                pass
+        except ImageError:
+            pass
+
+
+def test_origins() -> None:
+    assert Origin.of("https://a.example") == Origin.of("https://a.example:443/x?y")
+    assert Origin.of("https://a.example") != Origin.of("https://a.example:444")

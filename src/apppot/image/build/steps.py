@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING
 
+from apppot.drive import Source
 from apppot.errors import AppPotError, ImageError, MachineError
 from apppot.image import erofs
 from apppot.image.build import bases, cache, context, fetching, machines, packing
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from apppot.image.writer import Writer
 
 LAST_OUTPUT = 64 << 10  # of a failed step of a quiet build
-_INTERRUPTED = 130
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StepError(ImageError):
@@ -116,7 +118,8 @@ class Worker:
             )
             if outcome.message or outcome.status:
                 _show_end(log)
-            if outcome.status in (_INTERRUPTED, 128 + 15) or outcome.source == "forced":
+            ended_by = outcome.result.signal if outcome.result else None
+            if ended_by in _INTERRUPTS or outcome.source is Source.FORCED:
                 raise KeyboardInterrupt
             where = plan.file.where(step.instruction)
             if outcome.message and not outcome.status:

@@ -126,7 +126,7 @@ def _time(
         pass_fds=(end, *keep),
         cwd=folder,
         env={"HOME": "/", "PATH": os.environ.get("PATH", os.defpath)},
-        start_new_session=True,
+        process_group=0,
     )
     os.close(end)
     got = b""

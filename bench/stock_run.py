@@ -123,7 +123,7 @@ def boot(options: argparse.Namespace, words: Callable[[int, int], list[str]]) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=(theirs.fileno(), errors_in),
-        start_new_session=True,
+        process_group=0,
     )
     theirs.close()
     os.close(errors_in)

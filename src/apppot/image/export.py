@@ -1,0 +1,99 @@
+"""Write an image for other programs: a tar archive, OCI, SquashFS, SIF, or one EROFS file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import IO, TYPE_CHECKING
+
+from apppot import process, worker
+from apppot.errors import ImageError
+from apppot.image import changes, erofs, saving, sif, store, tarstream, writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from apppot.image.model import Image
+
+
+class Format(StrEnum):
+    """What an image can be exported as."""
+
+    TAR = "tar"
+    OCI = "oci"
+    SQUASHFS = "squashfs"
+    SIF = "sif"
+    EROFS = "erofs"
+
+
+def export(name: str, form: Format, path: str) -> int:
+    """Write an image to a file, whole or not at all; return its size. Raises AppPotError."""
+    image = store.resolve(name)
+    changes.check_target(path)
+    if form is Format.OCI:
+        from apppot.image import loading
+
+        loading.save([name], path)
+        return os.path.getsize(path)
+    if form in (Format.SQUASHFS, Format.SIF):
+        _squash_program()  # before the long work
+    folder = os.path.dirname(os.path.abspath(path))
+    with (
+        changes.explained(path),
+        tempfile.TemporaryDirectory(prefix=".apppot-", dir=folder) as aside,
+        merged(image) as archive,
+    ):
+        target = os.path.join(aside, "export")
+        if form is Format.TAR:
+            with open(target, "wb") as file:
+                tarstream.canonical(archive, file)
+        elif form is Format.EROFS:
+            erofs.make(archive, target)
+        else:
+            _squash(archive, target, aside)
+            if form is Format.SIF:
+                inner, target = target, os.path.join(aside, "sif")
+                sif.write(inner, target, created=saving.now())
+        with open(target, "rb+") as file:
+            os.fchmod(file.fileno(), (0o777 if form is Format.SIF else 0o666) & ~writer.umask())
+            os.fsync(file.fileno())
+        os.replace(target, path)
+    return os.path.getsize(path)
+
+
+@contextmanager
+def merged(image: Image) -> Iterator[IO[bytes]]:
+    """Give an archive of all layers together; raises AppPotError."""
+    with changes.temporary() as archive:
+        worker.archive(image.layers, ("tree", "."), archive.fileno())
+        archive.seek(0)
+        yield archive
+
+
+def _squash_program() -> str:
+    found = shutil.which("sqfstar", path=process.CLEAN_PATH)
+    if not found:
+        raise ImageError(
+            "there is no sqfstar, which makes SquashFS file systems of archives",
+            hint="install squashfs-tools 4.5 or newer, or export as tar",
+        )
+    return found
+
+
+def _squash(archive: IO[bytes], target: str, folder: str) -> None:
+    """Write a SquashFS file from an archive; the same files give the same bytes."""
+    with tempfile.TemporaryFile(dir=folder) as plain:
+        tarstream.canonical(archive, plain)
+        plain.seek(0)
+        process.run(
+            [
+                _squash_program(),
+                *("-comp", "zstd", "-mkfs-time", "0", "-quiet", "-no-progress"),
+                *("-processors", str(len(os.sched_getaffinity(0)))),
+                target,
+            ],
+            stdin=plain,
+        )

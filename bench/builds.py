@@ -72,9 +72,9 @@ def main() -> int:
                 theirs.values.append(_timed([*other, *words]))
                 layered.values.append(_timed([*other, "--layers", *words]))
         if other:
-            subprocess.run([*_storage(work, options.storage_driver), "rm", "-a"], check=False)
-            subprocess.run([*_storage(work, options.storage_driver), "rmi", "-af"], check=False)
-    subprocess.run([apppot, "rm", "bench-build"], check=False, stdout=subprocess.DEVNULL)
+            for words in (["rm", "-a"], ["rmi", "-af"]):
+                _quietly([*_storage(work, options.storage_driver), *words])
+    _quietly([apppot, "rm", "bench-build"])
     print("| ten steps | median (s) | from, to |\n| --- | --- | --- |")
     for times in (ours, theirs, layered, cached):
         if times.values:
@@ -124,6 +124,10 @@ def _buildah(apppot: str, image: str, work: str, driver: str) -> list[str]:
         subprocess.run([*storage, *words], check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(root)
     return [*storage, "bud", "--isolation", "chroot", "--no-cache", "-q", "-t", "b"]
+
+
+def _quietly(words: list[str]) -> None:
+    subprocess.run(words, check=False, capture_output=True)
 
 
 def _timed(words: list[str]) -> float:

@@ -1,7 +1,7 @@
 """Keep what a running machine has changed so far as a new image.
 
-The machine goes on. What programs are just writing may be saved in part; 'apppot run --save' saves
-when the payload has ended.
+The machine goes on. What programs are just writing may be saved in part; `apppot run` with --save
+saves when the payload has ended.
 """
 
 from __future__ import annotations

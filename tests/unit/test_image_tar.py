@@ -79,6 +79,7 @@ def listed(data: bytes) -> dict[str, str]:
             {"d": "d", "d/.wh..wh..opq": "f", "d/e": "d"},
         ),
         ([(".wh..wh.plnk/1.2", "f"), ("a", "f")], {"a": "f"}, {"a": "f"}),
+        ([("a", "f"), ("a/b", "w"), ("a/c", "o")], {"a": "f"}, {"a": "f"}),
         ([("a.wh.b", "f")], {"a.wh.b": "f"}, {"a.wh.b": "f"}),
     ],
 )

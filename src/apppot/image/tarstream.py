@@ -191,7 +191,8 @@ def _marks(tree: dict[bytes, Entry]) -> tuple[list[bytes], set[bytes]]:
     if not marks:
         return keys, set()
     opaque: set[bytes] = set()
-    dropped: set[bytes] = set()
+    dropped = {key for key in marks if _below_file(key, tree)}  # umoci writes such ones
+    marks = [key for key in marks if key not in dropped]
     for key in marks:
         folder, _, name = key.rpartition(b"\0")
         if name == OPAQUE:
@@ -214,6 +215,14 @@ def _marks(tree: dict[bytes, Entry]) -> tuple[list[bytes], set[bytes]]:
             dropped.add(key)
     added = {join(folder, OPAQUE) for folder in outer}
     return sorted(({_ROOT, *tree} - dropped) | added), outer
+
+
+def _below_file(key: bytes, tree: dict[bytes, Entry]) -> bool:
+    """Tell whether a path lies below one that is not a folder."""
+    while key := parent(key):
+        if key in tree and tree[key].kind != FOLDER:
+            return True
+    return False
 
 
 def _inside(key: bytes, folders: set[bytes]) -> bool:

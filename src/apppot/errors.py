@@ -11,6 +11,7 @@ class ExitStatus(IntEnum):
     OK = 0
     FAILURE = 1
     USAGE = 2
+    CONFLICT = 3
     TIME_LIMIT = 124
     MACHINE = 125
     CANNOT_EXECUTE = 126

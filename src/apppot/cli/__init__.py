@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "bootstrap": "make an image from a distribution's packages",
     "build": "build an image from a Containerfile",
     "changes": "save, show and apply files of changes to an image",
+    "rebase": "move changes to a newer base",
     "export": "write an image as tar, OCI, SquashFS, SIF or EROFS",
     "bundle": "make one file of an image that runs by itself",
     "kit": "build, show or verify the kit of static binaries",

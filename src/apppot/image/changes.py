@@ -232,6 +232,12 @@ def with_layer(config: dict[str, Any], base: Base, content: str) -> dict[str, An
     return {**config, "rootfs": {"type": "layers", "diff_ids": [*ids, content]}}
 
 
+def with_layers(config: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the layers and the history of another one."""
+    inherited = {key: base[key] for key in ("rootfs", "history") if key in base}
+    return {**config, **inherited}
+
+
 def trailer(layer: dict[str, Any], base: Base, config: dict[str, Any]) -> bytes:
     """Return what follows the layer in a changes file."""
     document = {

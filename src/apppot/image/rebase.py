@@ -1,0 +1,213 @@
+"""Move changes to a newer base: what both sides have changed is a conflict, and is said.
+
+Three trees are compared, path by path: the old base, the changes on it, and the new base. What the
+changes only carry along (the folders above a changed file) follows the new base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import IO, TYPE_CHECKING
+
+from apppot.errors import AppPotError, ExitStatus, ImageError
+from apppot.image import changefile, changes, entries, saving, store, tarstream, tartree
+from apppot.image.entries import Listing, below, is_folder, text
+from apppot.image.tarread import FOLDER, Entry, Source
+from apppot.image.tartree import MARK, OPAQUE, WHITEOUT, join, parent
+
+if TYPE_CHECKING:
+    from apppot.image.changes import Subject
+    from apppot.image.model import Image
+
+MOST_SHOWN = 20
+
+
+class Take(StrEnum):
+    """Whose version of a conflicting file is kept: the changes', or the new base's."""
+
+    OURS = "ours"
+    THEIRS = "theirs"
+
+
+@dataclass(frozen=True)
+class Rebased:
+    """How it went: the conflicts (paths), and the size of the result if there is one."""
+
+    conflicts: tuple[str, ...]
+    made: str = ""
+
+
+@dataclass
+class Plan:
+    """The changes to the new base: entries of the old changes' archive, and deletions."""
+
+    tree: dict[bytes, Entry] = field(default_factory=dict)
+    conflicts: set[bytes] = field(default_factory=set)
+
+
+def rebase(
+    name: str, onto: str, *, image: str = "", file: str = "", take: Take | None = None, force: bool
+) -> Rebased:
+    """Move the changes in a file or an image to the image `onto`.
+
+    The result is an image or a file. With conflicts and without `take`, nothing is written: the
+    error names them. Raises AppPotError.
+    """
+    subject = _subject(name)
+    new = store.resolve(onto)
+    if file:
+        changes.check_target(file)
+    old_files, new_files = entries.of_layers(subject.below), entries.of_layers(new.layers)
+    with changes.archived(subject) as archive:
+        source = Source(archive)
+        tree = tartree.read(source, None)
+        own, _, _ = entries.of_tree(source, tree)
+        planned = plan(tree, own, old_files, new_files, take)
+        conflicts = tuple(sorted(map(text, planned.conflicts)))
+        if conflicts and not take:
+            raise refused(subject, new, conflicts)
+        with changes.temporary() as target:
+            tarstream.write_tree(source, planned.tree, target)
+            target.flush()
+            target.seek(0)
+            made = _write(subject, new, target, image, file, force=force)
+    return Rebased(conflicts, made)
+
+
+def _subject(name: str) -> Subject:
+    if changefile.is_changes(name) or "/" in name[:2]:
+        return changes.of_file(name)
+    return changes.of_image(name)
+
+
+def _write(
+    subject: Subject, new: Image, archive: IO[bytes], image: str, file: str, *, force: bool
+) -> str:
+    if file:
+        changes.write(file, archive, changes.base_of(new), subject.config)
+        return file
+    saved = saving.store_changes(
+        image,
+        new,
+        archive,
+        history=f"apppot rebase {subject.name} {new.name}",
+        replace=force,
+        config=changes.with_layers(subject.config, saving.configuration(new)),
+    )
+    return saved.name
+
+
+def refused(subject: Subject, new: Image, conflicts: tuple[str, ...]) -> AppPotError:
+    """Return the error that names the conflicts."""
+    shown = "".join(f"\n  {path!r}"[:300] for path in conflicts[:MOST_SHOWN])
+    more = len(conflicts) - MOST_SHOWN
+    return ImageError(
+        f"{subject.name} and {new.name} have both changed {len(conflicts)} paths of"
+        f" {subject.base.name}; nothing was written:{shown}"
+        + (f"\n  and {more} more" if more > 0 else ""),
+        hint="--take ours keeps the changes' versions, --take theirs those of the new base",
+        status=ExitStatus.CONFLICT,
+    )
+
+
+def plan(
+    tree: dict[bytes, Entry], own: Listing, old: Listing, new: Listing, take: Take | None
+) -> Plan:
+    """Return what the changes are on the new base; see the module's text for the rules.
+
+    `own` has the items of the tree's entries. Opaque folders become deletions, path by path, so
+    that only what was there when the changes were made is deleted.
+    """
+    made = Plan()
+    deleted = _deleted(tree, own, old)
+    lost: set[bytes] = set()  # folders of ours that the new base has as something else
+    for key in sorted(own):
+        if any(up in lost for up in _above(key)):
+            continue
+        was, is_now, ours = old.get(key), new.get(key), own[key]
+        if is_folder(ours) and ours == was and (is_now is None or is_folder(is_now)):
+            continue  # only carried along: see _carry
+        if is_now in (was, ours) or (is_folder(ours) and is_now is None):
+            if is_now != ours:
+                made.tree[key] = tree[key]
+            if is_folder(is_now) and not is_folder(ours):
+                made.conflicts.update(k for k in below(new, key) if new[k] != old.get(k))
+            continue
+        made.conflicts.add(key)
+        if take is Take.OURS:
+            made.tree[key] = tree[key]
+            if is_folder(ours) and not is_folder(is_now):
+                made.tree[join(key, OPAQUE)] = MARK
+        elif is_folder(ours) and not is_folder(is_now):
+            lost.add(key)
+    _delete(made, deleted, own, old, new, take)
+    _carry(made, own, tree, new)
+    return made
+
+
+def _deleted(tree: dict[bytes, Entry], own: Listing, old: Listing) -> set[bytes]:
+    """Return every path of the old base that the changes delete."""
+    gone: set[bytes] = set()
+    for key, entry in tree.items():
+        if entry is not MARK:
+            continue
+        folder, _, name = key.rpartition(b"\0")
+        if name == OPAQUE:
+            gone.update(below(old, folder))
+        else:
+            victim = join(folder, name[len(WHITEOUT) :])
+            gone.update((victim, *below(old, victim)))
+    for key, ours in own.items():
+        if is_folder(old.get(key)) and not is_folder(ours):
+            gone.update(below(old, key))
+    return {key for key in gone if key in old and key not in own}
+
+
+def _delete(
+    made: Plan, deleted: set[bytes], own: Listing, old: Listing, new: Listing, take: Take | None
+) -> None:
+    """Add the deletions of what the new base still has."""
+    kept: set[bytes] = set()
+    for key in sorted(deleted, reverse=True):  # what is in a folder comes before the folder
+        if key not in new:
+            continue
+        added = is_folder(new[key]) and [k for k in below(new, key) if k not in old]
+        if new[key] != old[key] or added:
+            made.conflicts.update(added or ())
+            if new[key] != old[key]:
+                made.conflicts.add(key)
+            if take is not Take.OURS:
+                kept.update((key, *_above(key)))
+                continue
+        if key in kept or any(up in made.tree and not is_folder(own.get(up)) for up in _above(key)):
+            continue
+        made.tree[join(parent(key), WHITEOUT + key.rpartition(b"\0")[2])] = MARK
+    for key in [k for k, entry in made.tree.items() if entry is MARK]:
+        marked = [join(parent(up), WHITEOUT + up.rpartition(b"\0")[2]) for up in _above(key)]
+        if any(mark in made.tree for mark in marked):
+            del made.tree[key]  # it goes with its folder
+
+
+def _carry(made: Plan, own: Listing, tree: dict[bytes, Entry], new: Listing) -> None:
+    """Add the folders above what is changed, as the new base has them, or else as ours."""
+    for key in list(made.tree):
+        for up in _above(key):
+            if up in made.tree:
+                continue
+            there = new.get(up)
+            if there is not None and is_folder(there):
+                made.tree[up] = Entry(FOLDER, there.mode, there.uid, there.gid, xattrs=there.xattrs)
+                times = tree.get(up)
+                if times is not None:
+                    made.tree[up].mtime, made.tree[up].nanoseconds = times.mtime, times.nanoseconds
+            elif up in own:
+                made.tree[up] = tree[up]
+
+
+def _above(key: bytes) -> list[bytes]:
+    """Return the folders that a path is in, without the root."""
+    found = []
+    while key := parent(key):
+        found.append(key)
+    return found

@@ -1,0 +1,114 @@
+"""Rebase: a three-way merge by path, in which nothing that one side alone has changed is lost."""
+
+from __future__ import annotations
+
+import tarfile
+import tempfile
+
+from hypothesis import given, settings
+
+from apppot.image import entries, rebase, tarstream, tartree
+from apppot.image.rebase import Take
+from apppot.image.tarread import Source
+from tests.unit.test_image_changes import _apply, archive, layer
+
+Tree = dict[str, bytes | None]
+Layer = list[tuple[str, bytes | None]]
+
+
+def tree_of(base: Layer, *more: Layer) -> Tree:
+    found: Tree = {}
+    for each in (base, *more):
+        _apply(found, each)
+    return found
+
+
+def rebased(
+    old: Tree, changes: Layer, new: Tree, take: Take | None = None
+) -> tuple[Tree, set[str]]:
+    """Return the new base with the moved changes on it, and the conflicts."""
+    listings = [entries.of_archive(archive(*sorted(tree.items())))[0] for tree in (old, new)]
+    with archive(*changes) as file, tempfile.TemporaryFile() as target:
+        source = Source(file)
+        tree = tartree.read(source, None)
+        own, _, _ = entries.of_tree(source, tree)
+        planned = rebase.plan(tree, own, listings[0], listings[1], take)
+        tarstream.write_tree(source, planned.tree, target)
+        target.seek(0)
+        with tarfile.open(fileobj=target) as tar:
+            moved = []
+            for member in tar:
+                data = tar.extractfile(member) if member.isfile() else None
+                if member.name != ".":
+                    moved.append((member.name, data.read() if data else None))
+    found = dict(new)
+    _apply(found, moved)
+    return found, {entries.text(key) for key in planned.conflicts}
+
+
+def test_what_one_side_changed_is_kept() -> None:
+    old: Tree = {"a": b"1", "b": b"1", "c": b"1", "d": None, "d/x": b"1"}
+    changes: Layer = [("a", b"2"), (".wh.c", b""), ("d", None), ("d/n", b"new")]
+    new: Tree = {**old, "b": b"3", "d/x": b"4", "e": b"5"}
+    found, conflicts = rebased(old, changes, new)
+    assert conflicts == set()
+    assert found == {"a": b"2", "b": b"3", "d": None, "d/x": b"4", "d/n": b"new", "e": b"5"}
+
+
+def test_what_both_changed_is_a_conflict() -> None:
+    old: Tree = {"a": b"1", "b": b"1", "c": b"1", "same": b"1"}
+    changes: Layer = [("a", b"2"), (".wh.b", b""), ("c", b"2"), ("same", b"9"), ("n", b"1")]
+    new: Tree = {"a": b"3", "b": b"3", "same": b"9", "n": b"2"}
+    assert rebased(old, changes, new)[1] == {"a", "b", "c", "n"}
+    ours = rebased(old, changes, new, Take.OURS)[0]
+    assert ours == {"a": b"2", "c": b"2", "same": b"9", "n": b"1"}
+    theirs = rebased(old, changes, new, Take.THEIRS)[0]
+    assert theirs == {"a": b"3", "b": b"3", "same": b"9", "n": b"2"}
+
+
+def test_an_opaque_folder_deletes_only_what_was_there() -> None:
+    old: Tree = {"d": None, "d/x": b"1", "d/y": b"1"}
+    changes: Layer = [("d", None), ("d/.wh..wh..opq", b""), ("d/z", b"2")]
+    found, conflicts = rebased(old, changes, {**old, "d/new": b"3"})
+    assert found == {"d": None, "d/z": b"2", "d/new": b"3"}
+    assert conflicts == set()
+    assert rebased(old, changes, {**old, "d/x": b"7"})[1] == {"d/x"}
+
+
+def test_a_deleted_folder_in_which_the_new_base_has_more() -> None:
+    old: Tree = {"d": None, "d/x": b"1"}
+    new: Tree = {**old, "d/y": b"1"}
+    changes: Layer = [(".wh.d", b"")]
+    assert rebased(old, changes, new)[1] == {"d/y"}
+    assert rebased(old, changes, new, Take.OURS)[0] == {}
+    assert "d/y" in rebased(old, changes, new, Take.THEIRS)[0]
+
+
+@given(layer(), layer(), layer())
+@settings(max_examples=400, deadline=None)
+def test_without_conflicts_it_is_a_merge(base: Layer, changes: Layer, update: Layer) -> None:
+    old = tree_of(base)
+    ours, new = tree_of(base, changes), tree_of(base, update)
+    found, conflicts = rebased(old, changes, new)
+    if conflicts:
+        return
+    wrong = {}
+    for path in {*old, *ours, *new, *found}:
+        was, own, now = (tree.get(path, "none") for tree in (old, ours, new))
+        if None in (was, own, now):
+            continue  # folders come and go with what is in them
+        expected = now if own == was else own
+        if found.get(path, "none") != expected:
+            wrong[path] = (was, own, now, found.get(path, "none"))
+    assert wrong == {}
+
+
+@given(layer(), layer())
+@settings(max_examples=200, deadline=None)
+def test_on_the_same_base_nothing_changes(base: Layer, changes: Layer) -> None:
+    old = tree_of(base)
+    found, conflicts = rebased(old, changes, old)
+    assert conflicts == set()
+    files = {path: data for path, data in found.items() if data is not None}
+    ours = tree_of(base, changes)
+    assert files == {path: data for path, data in ours.items() if data is not None}

@@ -243,6 +243,18 @@ def test_one_that_was_late_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert os.listdir(leases) == ["x.3"]
 
 
+def test_a_folder_that_gives_entries_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leases = tmp_path / "leases"
+    leases.mkdir()
+    (leases / "x.1").write_bytes(locks.FREE)
+    real = os.listdir
+    with monkeypatch.context() as patch:
+        patch.setattr("apppot.image.locks.os.listdir", lambda path: real(path) * 2)
+        with held(str(tmp_path), "x") as lock:
+            lock.check()
+    assert real(leases) == ["x.2"]
+
+
 def test_a_writer_that_lost_its_lock_changes_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,9 +208,12 @@ def _now(folder: str) -> float:
 
 
 def _numbers(leases: str, name: str) -> list[int]:
-    """Return the numbers of a lock's files, lowest first."""
+    """Return the numbers of a lock's files, lowest first.
+
+    Each once: a folder that changes while it is read may give an entry twice.
+    """
     begin = name + "."
-    found = (entry[len(begin) :] for entry in os.listdir(leases) if entry.startswith(begin))
+    found = {entry[len(begin) :] for entry in os.listdir(leases) if entry.startswith(begin)}
     return sorted(int(number) for number in found if number.isdecimal() and number.isascii())
 
 

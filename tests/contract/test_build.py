@@ -462,3 +462,23 @@ def test_a_compiled_program(builder: Builder) -> None:
     )
     words = ("run", "--network", "none", "--no-job-dir", "made")
     assert builder.apppot.call(builder.apppot.verb(*words)).text == "made\n"
+
+
+def test_packages_are_installed(builder: Builder) -> None:
+    """Install what needs a real root: users, a set-user-ID program, a service's scripts."""
+    if os.environ.get("APPPOT_TEST_MIRROR") != "1":
+        pytest.skip("needs a mirror that machines can reach: set APPPOT_TEST_MIRROR=1")
+    text = f"FROM {IMAGE}\nRUN apt-get update && apt-get install -y --no-install-recommends at\n"
+    builder.write(Containerfile=text)
+    words = builder.apppot.verb("build", "-t", "made", ".")
+    done = builder.apppot.call(words, timeout=10 * PATIENCE)
+    assert done.status == 0, done.complaint
+    assert builder.run("stat -c '%a %U:%G' /usr/bin/at; stat -c %U:%G /var/spool/cron/atjobs") == (
+        "6755 daemon:daemon\ndaemon:daemon\n"
+    )
+
+
+def test_a_status_of_its_own_is_no_interruption(builder: Builder) -> None:
+    done = builder.build("FROM ${BASE}\nRUN exit 130")
+    assert done.status == 1
+    assert "exit status 130" in done.complaint

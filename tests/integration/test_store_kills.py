@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +20,7 @@ import pytest
 from apppot.errors import AppPotError
 from apppot.image import cleaning, erofs, fsck, listing, locks
 from apppot.image.store import Store, resolve
-from tests.integration import store_worker
+from tests.integration import lockless_mount, store_worker
 from tests.integration.store_worker import GONE, UNKNOWN
 
 if TYPE_CHECKING:
@@ -89,17 +94,60 @@ class Crowd:
         return count
 
 
-@pytest.mark.parametrize("leases", [False, True], ids=["locks", "no-locks"])
-def test_kills_leave_a_sound_store(
-    leases: bool, place: str, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def mounted(place: str) -> Iterator[str]:
+    """Mount a file system that has no locks, and return where."""
+    if os.getuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("only root with /dev/fuse can mount a file system without locks")
+    below, mount = os.path.join(place, "below"), os.path.join(place, "mount")
+    os.mkdir(below)
+    os.mkdir(mount)
+    words = [sys.executable, lockless_mount.__file__, below, mount]
+    with subprocess.Popen(words) as server:
+        try:
+            deadline = time.monotonic() + 20
+            while not os.path.ismount(mount):
+                assert server.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield mount
+        finally:
+            subprocess.run(["umount", "--lazy", mount], check=False)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def test_kills_on_a_store_with_locks(place: str) -> None:
+    kill_many(Crowd(place, leases=False))
+    assert not os.path.isdir(os.path.join(place, "store", locks.FOLDER))
+
+
+def test_kills_on_a_store_without_locks(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", store_worker.no_lock)
+    kill_many(Crowd(place, leases=True))
+    assert os.path.isdir(os.path.join(place, "store", locks.FOLDER))
+
+
+def test_kills_on_a_real_file_system_without_locks(
+    place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with mounted(place) as mount:
+        refusal = pytest.raises(OSError, match=os.strerror(errno.ENOLCK))
+        with open(os.path.join(mount, "x"), "w", encoding="ascii") as file, refusal:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        monkeypatch.setenv("APPPOT_STORE", os.path.join(mount, "store"))
+        kill_many(Crowd(mount, leases=False), KILLS // 4)  # it is slow
+        assert os.path.isdir(os.path.join(mount, "store", locks.FOLDER))
+
+
+def kill_many(crowd: Crowd, kills: int = KILLS) -> None:
+    """Kill one of several workers at a time, at random moments, and check the store each time."""
     dice = random.Random(SEED)
-    crowd = Crowd(place, leases=leases)
-    if leases:
-        monkeypatch.setattr("fcntl.flock", store_worker.no_lock)
     seen = 0
     try:
-        for kill in range(1, KILLS + 1):
+        for kill in range(1, kills + 1):
             for number in range(WORKERS):
                 if number not in crowd.workers:
                     crowd.start(number)
@@ -115,8 +163,7 @@ def test_kills_leave_a_sound_store(
     finally:
         for number in list(crowd.workers):
             crowd.kill(number, alone=False)
-    assert seen > KILLS  # they have really made images
-    assert os.path.isdir(os.path.join(crowd.store.path, locks.FOLDER)) is leases
+    assert seen > kills  # they have really made images
 
 
 def check_at_rest(crowd: Crowd) -> None:

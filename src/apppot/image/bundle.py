@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 _HEADER = """#!/bin/sh
 # {name}: an appliance in one file, made by AppPot {version}.
 # Run it: FILE COMMAND [ARGUMENT...]. More: FILE --apppot-help
-for python in python3.14 python3.13 python3.12 python3.11 python3; do
+names="python3 python3.14 python3.13 python3.12 python3.11"
+for python in ${{BUNDLE_PYTHONS:-$names}}; do
     if command -v "$python" >/dev/null 2>&1; then
-        exec "$python" -I -S -c 'import sys
+        exec "$python" -I -S -c 'import os, sys
 file = open(sys.argv[1], "rb")
 file.seek({offset})
 text = file.read({length})
@@ -43,12 +44,15 @@ def fail(why):
 if len(text) != {length}:
     fail("the bundle %s is damaged: it is cut off. Get it again." % sys.argv[1])
 if sys.version_info < (3, 11):
+    if "BUNDLE_PYTHONS" not in os.environ:
+        os.environ["BUNDLE_PYTHONS"] = "python3.14 python3.13 python3.12 python3.11"
+        os.execv("/bin/sh", ["sh"] + sys.argv[1:])
     fail("Python 3.11 or newer is needed; this is %s" % sys.version.split()[0])
 exec(compile(text, "bundle", "exec"))
 open_bundle(sys.argv[1], {index}, {size}, sys.argv[2:])' "$0" "$@"
     fi
 done
-echo "apppot: Python 3.11 or newer is needed, and no python3 is in PATH" >&2
+echo "apppot: Python 3.11 or newer is needed, and there is none in PATH" >&2
 exit 125
 """
 _LOADER = "bundleloader.py"

@@ -72,12 +72,11 @@ $gmx mdrun -deffnm em -ntmpi 1 -ntomp 1 -pin off >>log 2>&1 &&
 $gmx grompp -f md.mdp -c em.gro -p topol.top -o md.tpr -maxwarn 2 >>log 2>&1
 """
 GROMACS = """cd "$(mktemp -d)" || exit 1
-begin=$(date +%s%N)
 gmx -quiet mdrun -s /job/water/md.tpr -ntmpi 1 -ntomp $1 -pin off -nsteps $2 >log 2>&1 || {
     tail -n 1 log >&2
     exit 1
 }
-echo $(($(date +%s%N) - begin))
+awk '$1 == "Time:" { printf "%.0f\\n", $3 * 1e9 }' md.log
 """
 
 
@@ -167,7 +166,7 @@ def gromacs(bench: Bench) -> list[Section]:
     """Run a short molecular dynamics of water with GROMACS, on one CPU and on two."""
     before = native(bench, 1, _root(bench))
     bench.run(before, "/bin/sh", "-c", WATER)
-    steps = 200 if bench.quick else 1000
+    steps = 200 if bench.quick else 2000
     sections = []
     for cpus in (1, 2):
         section = _side(
@@ -177,7 +176,8 @@ def gromacs(bench: Bench) -> list[Section]:
             str(cpus),
             str(steps),
             cpus=cpus,
-            note=f"mdrun of {steps} steps of a box of water, 3 nm wide, with PME: start to end",
+            note=f"mdrun of {steps} steps of a box of water, 3 nm wide, with PME;"
+            " its own clock, without its start",
         )
         section.times_baseline(APPPOT, least_speed=0.9)
         sections.append(section)

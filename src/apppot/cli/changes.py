@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-LEVEL_HELP = "compress more (22) or faster (1); docs/reference/changes-file.md has numbers (9)"
+LEVEL_HELP = "compress more (22) or faster (1); docs/reference/changes-file.md has numbers (11)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from apppot.image.model import Image, Layer
 
-LEVEL = 9
+LEVEL = 11
 BEST_LEVEL = 22
 FASTEST = 1
 _CLUSTER = 1 << 20

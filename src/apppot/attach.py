@@ -15,8 +15,8 @@ from apppot.control import ControlClient
 from apppot.drive import RELAYED
 from apppot.ending import command_status, command_trouble
 from apppot.errors import AppPotError, ExitStatus, MachineError, UsageError
+from apppot.identity import identity
 from apppot.machine import rundir
-from apppot.run import identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from apppot.agent.preparing import Preparing
 from apppot.agent.session import Command, CommandResult, Session, State
 from apppot.agent.streams import let_go
 from apppot.control import ControlServer
-from apppot.ending import command_status, command_trouble
+from apppot.ending import command_status, command_trouble, stage_hint
 from apppot.errors import AppPotError, ExitStatus, MachineError
 from apppot.lean import TYPE_CHECKING, dataclass
 from apppot.machine.placement import INTERVAL, Balancer
@@ -232,7 +232,7 @@ class Driver:
             stage, failure = session.failure.stage, session.failure
             self._error = self._error or MachineError(
                 f"the guest could not be set up ({stage}): {failure}",
-                hint=_stage_hint(stage, str(failure)),
+                hint=stage_hint(stage, str(failure)),
             )
         elif session.bye is None:
             self._error = self._error or self._engine.explain(self._machine)
@@ -388,14 +388,3 @@ class Driver:
         import re
 
         return re.search(pattern, self._machine.console_tail())
-
-
-def _stage_hint(stage: str, text: str) -> str:
-    if "no driver for" in text:
-        return "copy the files to an ext4 disk, or build a kit with that driver"
-    return {
-        "layers": "the image may be damaged: 'apppot inspect --verify IMAGE' tells",
-        "scratch": "check --scratch",
-        "share": "check --bind and --job-dir",
-        "protocol": "the kit and AppPot may not belong together: 'apppot kit build'",
-    }.get(stage, "'apppot doctor' shows what works here; -v shows the guest's console")

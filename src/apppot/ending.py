@@ -37,3 +37,15 @@ def command_trouble(program: bytes, result: CommandResult) -> tuple[str, str]:
     if status == ExitStatus.NOT_FOUND:
         return f"'{name}' was not found in the image", "give its path, or --env PATH=..."
     return f"'{name}' cannot be executed: {reason}", ""
+
+
+def stage_hint(stage: str, text: str) -> str:
+    """Return what to do when a machine could not be set up, by the stage that failed."""
+    if "no driver for" in text:
+        return "copy the files to an ext4 disk, or build a kit with that driver"
+    return {
+        "layers": "the image may be damaged: 'apppot inspect --verify IMAGE' tells",
+        "scratch": "check --scratch",
+        "share": "check --bind and --job-dir",
+        "protocol": "the kit and AppPot may not belong together: 'apppot kit build'",
+    }.get(stage, "'apppot doctor' shows what works here; -v shows the guest's console")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
-import re
 import time
 
 from apppot import process
 from apppot.agent import terminal
 from apppot.agent.spec import CommandSpec, GuestUser
 from apppot.errors import AppPotError, MachineError, UsageError
+from apppot.identity import Identity, identity
 from apppot.image import store
 from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine import limits, placement, rundir
@@ -29,18 +28,6 @@ if TYPE_CHECKING:
 JOB = b"/job"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATHS = ("/", "./", "../")  # an image that begins so is a raw disk
-_ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}\Z")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Whom the payload runs as: numbers, or a name of the image's own."""
-
-    uid: int
-    gid: int
-    name: str
-    home: str
-    image_name: str = ""  # looked up in the guest's /etc/passwd by the agent
 
 
 @dataclass(frozen=True)
@@ -97,39 +84,6 @@ class Finished:
     began: float
     ended: float
     outcome: Outcome
-
-
-def caller() -> Identity:
-    """Return the calling user under a name that every Linux accepts."""
-    uid, gid = os.getuid(), os.getgid()
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = ""  # batch nodes and containers do not always know their users
-    if not _ACCOUNT.match(name):
-        name = "user"
-    home = "/root" if uid == 0 else f"/home/{name}"
-    return Identity(uid, gid, name, home)
-
-
-def identity(text: str) -> Identity:
-    """Return whom `--user TEXT` means; raises UsageError."""
-    if not text:
-        return caller()
-    if text in ("root", "0", "0:0"):
-        return Identity(0, 0, "root", "/root")
-    numeric = re.fullmatch(r"(\d+)(?::(\d+))?", text)
-    if numeric:
-        uid = int(numeric[1])
-        gid = int(numeric[2]) if numeric[2] else uid
-        if max(uid, gid) >= 1 << 32:
-            raise UsageError(f"--user {text}: a user's number is below 4294967296")
-        return Identity(uid, gid, f"user{uid}" if uid else "root", f"/home/user{uid}")
-    if not _ACCOUNT.match(text):
-        raise UsageError(
-            f"--user {text!r} is neither a name nor a number", hint="--user NAME, UID or UID:GID"
-        )
-    return Identity(0, 0, text, "", image_name=text)
 
 
 def _who(request: RunRequest) -> Identity:

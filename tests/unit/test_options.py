@@ -13,8 +13,9 @@ from apppot.cli.options import request_from
 from apppot.cli.parser import parse
 from apppot.ending import command_status, command_trouble
 from apppot.errors import UsageError
+from apppot.identity import identity
 from apppot.image.model import ImageConfig
-from apppot.run import RunRequest, environment, identity, payload, shares
+from apppot.run import RunRequest, environment, payload, shares
 
 
 def _request(*words: str) -> RunRequest:

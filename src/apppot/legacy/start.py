@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from apppot import __version__, paths
 from apppot.agent import terminal
 from apppot.errors import AppPotError, ExitStatus, ImageError, UsageError
+from apppot.identity import Identity
 from apppot.image import changefile, disks, model, store
 from apppot.legacy import cow, options
 from apppot.machine.model import Share
-from apppot.run import Identity, RunRequest, run_for_user
+from apppot.run import RunRequest, run_for_user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -234,8 +234,8 @@ def with_layer(config: dict[str, Any], base: Base, content: str) -> dict[str, An
 
 def with_layers(config: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration with the layers and the history of another one."""
-    inherited = {key: base[key] for key in ("rootfs", "history") if key in base}
-    return {**config, **inherited}
+    keys: tuple[str, ...] = ("rootfs", "history")
+    return {**config, **{key: base[key] for key in keys if key in base}}
 
 
 def trailer(layer: dict[str, Any], base: Base, config: dict[str, Any]) -> bytes:

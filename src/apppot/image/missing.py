@@ -40,10 +40,9 @@ def _hint(wanted: Reference, names: Sequence[str]) -> str:
     host, slash, _ = wanted.name.partition("/")
     if slash and ("." in host or ":" in host or host == "localhost"):
         return f"fetch it with 'apppot pull {wanted}'"
-    if wanted.name in DISTRIBUTIONS and wanted.tag != "latest":
-        return f"make it with 'apppot bootstrap {wanted.full}'"
     if wanted.name in DISTRIBUTIONS:
-        return f"make one with 'apppot bootstrap {wanted.name}:SUITE'"
+        suite = "SUITE" if wanted.tag == "latest" else wanted.tag
+        return f"make it with 'apppot bootstrap {wanted.name}:{suite}'"
     if names:
         return "'apppot images' lists what there is"
     return "the stores are empty; make a first image with 'apppot bootstrap debian:SUITE'"

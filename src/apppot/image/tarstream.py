@@ -150,7 +150,9 @@ def _write(source: Source, tree: dict[bytes, Entry], out: _Output) -> Normalised
         elif entry is MARK:
             _mark(path, out)
         elif entry.shared and (name := first.setdefault(id(entry), path)) != path:
-            out.both(tarwrite.headers(path, Entry(HARD_LINK, link=name)))
+            # With all that the file has: some programs set it again from here.
+            again = replace(entry, kind=HARD_LINK, link=name, size=0)
+            out.both(tarwrite.headers(path, again))
         else:
             _check_device(path, entry)
             out.both(tarwrite.headers(path, entry))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from apppot.image.tarread import BLOCK, CHARACTER, FOLDER, HARD_LINK, XATTR, Entry
+from apppot.image.tarread import BLOCK, CHARACTER, FOLDER, XATTR, Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,8 +25,6 @@ def headers(path: bytes, entry: Entry) -> bytes:
     """Return all headers of an entry; `path` has no leading './', a folder's no trailing '/'."""
     if entry.kind == FOLDER:
         path += b"/"
-    if entry.kind == HARD_LINK:
-        return _link(path, entry)
     records = [(XATTR + name, value) for name, value in entry.xattrs]
     name = _text(path, b"path", records)
     link = _text(entry.link, b"linkpath", records) if entry.link else _NO_LINK
@@ -40,15 +38,6 @@ def headers(path: bytes, entry: Entry) -> bytes:
         records.append((b"mtime", b"%d" % entry.mtime))
     device = _NO_DEVICE if entry.device == (0, 0) else _DEVICE % entry.device
     block = _block(name, (entry.mode, uid, gid, size, mtime, entry.kind), link, device)
-    return extended(records) + block if records else block
-
-
-def _link(path: bytes, entry: Entry) -> bytes:
-    """Return a hard link's headers: what its file's are, its first name says."""
-    records: list[tuple[bytes, bytes]] = []
-    name = _text(path, b"path", records)
-    link = _text(entry.link, b"linkpath", records)
-    block = _block(name, (0, 0, 0, 0, 0, HARD_LINK), link, _NO_DEVICE)
     return extended(records) + block if records else block
 
 

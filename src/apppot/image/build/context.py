@@ -97,6 +97,8 @@ class Context:
                     found[f"{item.name}\0{count}" if item.archive else item.name] = item
         if not count:
             raise wrong(f"{' '.join(copy.sources)}: nothing in {self.root} matches", "")
+        if count > 1:
+            found.pop(".", None)  # none of several sources tells how the target is made
         alone = alone and count == 1
         if not (alone or copy.target.endswith("/")) and count > 1:
             raise wrong(

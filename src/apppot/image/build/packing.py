@@ -163,12 +163,13 @@ def plain(name: str) -> str:
 
 def move(found: Iterable[Match], target: IO[bytes], *, mode: int | None = None) -> None:
     """Write an archive of what was found, under its new names; owners stay. Raises ImageError."""
+    listed = list(found)
     try:
         with _writing(target) as out:
-            for match in found:
+            for match in listed:
                 with _reading(match.archive) as source:
                     for member in source:
-                        _add_moved(out, source, member, match, mode)
+                        _add_moved(out, source, member, match, mode, only=len(listed) == 1)
     except (tarfile.TarError, EOFError, KeyError) as error:
         raise ImageError(f"the guest's archive is damaged: {error}") from error
 
@@ -179,9 +180,11 @@ def _add_moved(
     member: tarfile.TarInfo,
     match: Match,
     mode: int | None,
+    *,
+    only: bool,
 ) -> None:
     name = match.renamed(plain(member.name))
-    if not name:
+    if not name or (name == "." and not only):  # one of several does not tell how it is made
         return
     new = copy.copy(member)
     if mode is not None and not member.issym():

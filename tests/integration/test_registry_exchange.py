@@ -56,7 +56,8 @@ def registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
             f"storage: {{filesystem: {{rootdirectory: {folder}/{number}}}}}\n"
             f"http: {{addr: {address}}}\n"
         )
-        servers.append(subprocess.Popen(["docker-registry", "serve", str(config)]))
+        words = ["docker-registry", "serve", str(config)]
+        servers.append(subprocess.Popen(words, stdout=subprocess.DEVNULL))
         names.append(address)
     try:
         for address in names:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from apppot.errors import AppPotError, UsageError
@@ -163,6 +163,7 @@ _LINES = st.sampled_from(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.one_of(_LINES, st.text(max_size=20)), max_size=8))
+@example(["\\"])
 def test_any_lines_are_a_plan_or_an_error_that_names_the_file(lines: list[str]) -> None:
     try:
         found = steps("\n".join(lines)).steps

@@ -184,3 +184,14 @@ def test_the_table_and_its_json(store: Store, capsys: pytest.CaptureFixture[str]
     assert main(["images", "--json"]) == 0
     first = json.loads(capsys.readouterr().out)[0]
     assert (first["reference"], first["size"]) == ("debian:bookworm", 12_345)
+
+
+def test_the_digest_that_a_registry_has_names_an_image_too(store: Store) -> None:
+    there, other = (f"sha256:{digit * 64}" for digit in "12")
+    digest = add(store, "host:5000/a:1", b"x", annotations={model.ORIGIN_DIGEST: there})
+    assert digest != there
+    assert resolve(f"host:5000/a@{there}").digest == digest
+    assert resolve(f"host:5000/a:1@{there}").digest == digest
+    for text in (f"host:5000/a@{other}", f"host:5000/b@{there}"):
+        with pytest.raises(ImageError):
+            resolve(text)

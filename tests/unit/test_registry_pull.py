@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from apppot.errors import AppPotError, ImageError, UsageError
@@ -436,6 +436,7 @@ def test_manifests_are_read_or_refused(value: Any) -> None:
 
 
 @given(st.binary(max_size=400), st.sampled_from(["gzip", "zstd", "xz"]), st.integers(0, 300))
+@example(b"BZh", "gzip", 0)
 @settings(deadline=None, max_examples=200)
 def test_damaged_streams_are_read_or_refused(data: bytes, form: str, cut: int) -> None:
     import lzma

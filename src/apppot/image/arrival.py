@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 DIFF_ID = "vnd.apppot.diff-id"  # of a layer's descriptor: the digest of the archive it is made of
 ORIGIN_BLOB = "vnd.apppot.origin.blob"  # and the blob that a registry has, as JSON
 ORIGIN = "vnd.apppot.origin"  # of a manifest: the reference that it was pulled by
-ORIGIN_DIGEST = "vnd.apppot.origin.digest"
 
 
 def layer(

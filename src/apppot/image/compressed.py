@@ -72,7 +72,9 @@ def plain(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _errors(magic: bytes) -> tuple[type[Exception], ...]:
-    more = (zstd().ZstdError,) if magic == ZSTD else ()
+    more: tuple[type[Exception], ...] = (zstd().ZstdError,) if magic == ZSTD else ()
+    if magic == BZIP2:
+        more = (OSError,)  # so says Python's module what is wrong with the data
     return zlib.error, EOFError, lzma.LZMAError, ValueError, *more
 
 

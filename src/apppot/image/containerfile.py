@@ -73,7 +73,8 @@ def parse(text: str, name: str = "Containerfile") -> Containerfile:
     answer = _parse(text)
     if "error" in answer:
         raise _complaint(name, text, answer)
-    found = tuple(_instruction(command) for command in answer["commands"])
+    # A line that has nothing but a continuation is an instruction without a name.
+    found = tuple(_instruction(command) for command in answer["commands"] if command["name"])
     return Containerfile(name, found, escape)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from apppot.image.diskfs import Content
     from apppot.image.parttable import Partition, Table
 
+
 class DiskInUseError(ImageError):
     """Another machine has the disk."""
 

@@ -40,6 +40,7 @@ class Entry:
     manifest: Descriptor
     cache: str = ""  # the key of an entry that is no image of the user's, but of a cache
     used: str = ""
+    origin: str = ""  # the digest that a registry has for it
 
 
 class Store:
@@ -83,7 +84,8 @@ class Store:
             name, cache = texts.get(model.REF_NAME, ""), texts.get(model.CACHE, "")
             if not name.isprintable():  # nobody could type it, and a terminal may act on it
                 name = ""
-            found.append(Entry(name, manifest, cache, texts.get(model.USED, "")))
+            used, origin = texts.get(model.USED, ""), texts.get(model.ORIGIN_DIGEST, "")
+            found.append(Entry(name, manifest, cache, used, origin))
         return tuple(found)
 
     def cached(self, key: str) -> Entry | None:
@@ -237,12 +239,15 @@ def resolve(text: str) -> Image:
 
 
 def matches(entry: Entry, wanted: Reference) -> bool:
-    """Tell whether an entry is what was named by name; a digest beats the tag."""
+    """Tell whether an entry is what was named by name; a digest beats the tag.
+
+    The digest may be the one that the image has in this store, or in the registry it is from.
+    """
     if not wanted.name:
         return False
     if wanted.digest:
         name = entry.reference.rpartition(":")[0]
-        return entry.manifest.digest == wanted.digest and name == wanted.name
+        return wanted.digest in {entry.manifest.digest, entry.origin} and name == wanted.name
     return entry.reference == wanted.full
 
 

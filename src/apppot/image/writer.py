@@ -119,7 +119,9 @@ class Writer:
         if annotations:
             manifest["annotations"] = dict(annotations)
         blob = self.add_json(manifest, model.MANIFEST_TYPE)
-        self.tag(name, blob, replace=replace)
+        origin = (annotations or {}).get(model.ORIGIN_DIGEST, "")
+        noted = {model.ORIGIN_DIGEST: origin} if origin else None
+        self.tag(name, blob, replace=replace, annotations=noted)
         return blob.digest
 
     def tag(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from apppot.errors import ImageError
-from apppot.image import arrival, compressed, erofs, reference, signatures
+from apppot.image import arrival, compressed, erofs, model, reference, signatures
 from apppot.image.registry import manifests, names, partial
 from apppot.image.registry.client import MISSING, Repository
 from apppot.image.registry.transport import RegistryError
@@ -77,7 +77,7 @@ def pull(
         partial.sweep(store)
         work = _Work(adding, repository, step)
         layers = work.layers(found.manifest.layers, found.diff_ids)
-        annotations = {arrival.ORIGIN: str(place), arrival.ORIGIN_DIGEST: found.digests[0]}
+        annotations = {arrival.ORIGIN: str(place), model.ORIGIN_DIGEST: found.digests[0]}
         digest = arrival.add_image(adding, local, layers, found.config, annotations)
     return Pulled(local, digest, found.digests[0], work.done)
 

@@ -301,10 +301,13 @@ def until(look: Callable[[], T], *, patience: float = PATIENCE) -> T:
     return found
 
 
-def become_subreaper() -> None:
-    """Inherit what launchers leave when they die, so that `descendants` sees it."""
+def become_subreaper(*, on: bool = True) -> None:
+    """Inherit what launchers leave when they die, so that `descendants` sees it.
+
+    Who orphans its own helpers, and waits for their end, waits for ever for one that is inherited.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    assert libc.prctl(_SET_CHILD_SUBREAPER, int(on), 0, 0, 0) == 0
 
 
 def children(pid: int) -> list[int]:

@@ -18,7 +18,7 @@ from apppot.machine.probes.finding import NAMES, QUICK
 from tests.contract.harness import become_subreaper, descendants, until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 # Forbids system calls (numbers in argv[1]) by a seccomp filter, and becomes the rest of argv.
@@ -198,10 +198,17 @@ def test_nothing_is_left(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["run"]
 
 
+@pytest.fixture
+def _orphans() -> Iterator[None]:
+    become_subreaper()
+    yield
+    become_subreaper(on=False)
+
+
 @needs_kit
+@pytest.mark.usefixtures("_orphans")
 @pytest.mark.parametrize("probe", ["uml-seccomp", "uml-ptrace", "passt", "runtime"])
 def test_what_a_killed_doctor_leaves_is_swept(tmp_path: Path, probe: str) -> None:
-    become_subreaper()
     others = descendants()
     runtime = tmp_path / "run"
     env = {**os.environ, "APPPOT_RUNTIME_DIR": str(runtime), "APPPOT_TMPDIR": str(tmp_path)}

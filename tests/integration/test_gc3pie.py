@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from apppot import paths
+from apppot import kit, paths
 from apppot.image import store
 from tests.contract import rawdisks
 from tests.contract.conftest import IMAGE, environment
@@ -86,12 +86,14 @@ def submit(
     job = folder / "job.json"
     job.write_text(json.dumps({"arguments": arguments, "inputs": inputs, **more}))
     driver = Path(__file__).with_name("gc3pie_job.py")
+    # The driver has a home of its own.
+    places = {"APPPOT_KIT": kit.locate(), "APPPOT_STORE": ":".join(paths.store_dirs())}
     done = subprocess.run(
         [gc3pie, str(driver), str(folder), str(job)],
         check=False,
         capture_output=True,
         text=True,
-        env={**environment(), **({"APPPOT_IMAGE": image} if image else {})},
+        env={**environment(), **places, **({"APPPOT_IMAGE": image} if image else {})},
         timeout=280,
     )
     assert done.returncode == 0, done.stderr

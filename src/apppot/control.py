@@ -18,7 +18,7 @@ from apppot.lean import TYPE_CHECKING
 from apppot.machine.rundir import CONTROL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from apppot.agent.session import Command, Session
@@ -246,3 +246,32 @@ class ControlClient:
         if "error" in reply:
             raise MachineError(reply["error"], hint=reply.get("hint", ""))
         return reply
+
+
+def run_builtin(folder: str, words: Sequence[str], source: int, target: int) -> None:
+    """Let a running machine's agent do a builtin between two descriptors; raises AppPotError."""
+    import tempfile
+
+    with ControlClient(folder) as client, tempfile.TemporaryFile() as reasons:
+        request = {
+            "op": "exec",
+            "builtin": words[0],
+            "arguments": list(words),
+            "environment": [],
+            "directory": "/",
+            "uid": 0,
+            "gid": 0,
+            "groups": [],
+            "umask": 0o22,
+            "user": "",
+        }
+        client.send(request, (source, target, reasons.fileno()))
+        reply: dict[str, Any] | None = {}
+        while reply is not None and "code" not in reply:
+            reply = client.receive()
+        reasons.seek(0)
+        said = reasons.read().decode("utf-8", "replace").strip()
+    if reply is None:
+        raise MachineError("the machine ended before it was done")
+    if reply["code"] != 0:
+        raise MachineError(f"the machine could not do it: {said or reply['failure']}")

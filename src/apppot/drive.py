@@ -9,11 +9,11 @@ from enum import StrEnum
 
 from apppot import paths, process
 from apppot.agent import terminal
-from apppot.agent.archiving import Archiving
 from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.preparing import Preparing
 from apppot.agent.session import Command, CommandResult, Session, State
 from apppot.agent.streams import let_go
+from apppot.agent.task import Task
 from apppot.control import ControlServer
 from apppot.ending import command_status, command_trouble, stage_hint
 from apppot.errors import AppPotError, ExitStatus, MachineError
@@ -113,7 +113,8 @@ class Driver:
         self._grace = grace
         self._notice = notice
         self._preparing = Preparing(session, before) if before else None
-        self._archiving = Archiving(session, capture) if capture else None
+        self._capture = capture
+        self._archive: Task | None = None
         self._phase = Phase.BOOTING
         self._main: Command | None = None
         self._cause: Source | None = None
@@ -195,8 +196,10 @@ class Driver:
     def _payload_ended(self) -> None:
         """Archive the changes if they are wanted, and if there was a payload; then power off."""
         result = self._main.result if self._main else None
-        if self._archiving and self._phase is Phase.RUNNING and result and not result.failure:
-            self._archiving.begin(self._power_off)
+        wanted = self._capture
+        if wanted and self._phase is Phase.RUNNING and result and not result.failure:
+            words = (b"archive", b"changes", *wanted.excludes)
+            self._archive = Task(self._session, words, self._power_off, target=wanted.target)
         else:
             self._power_off()
 
@@ -332,7 +335,7 @@ class Driver:
             host_cpu_time=end.cpu_time,
             host_peak_memory=end.peak_memory,
             kernel=self._session.kernel,
-            captured=bool(self._archiving and self._archiving.done),
+            captured=bool(self._archive and self._archive.done),
         )
 
     def _status(self, result: CommandResult | None) -> tuple[int, Source]:
@@ -358,8 +361,8 @@ class Driver:
                 f"shared folders could not be written out: {os.strerror(lost)}",
                 "files that the payload wrote may be incomplete; check space and quota",
             )
-        if self._archiving and self._archiving.trouble:
-            return f"the changes could not be saved: {self._archiving.trouble}", ""
+        if self._archive and self._archive.trouble:
+            return f"the changes could not be saved: {self._archive.trouble}", ""
         if self._main and self._main.output_error:
             return f"output could not be written: {self._main.output_error.strerror}", ""
         return "", ""

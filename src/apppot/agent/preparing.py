@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
-from apppot.agent.spec import CommandSpec
+from apppot.agent.task import Task
 from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from apppot.agent.session import Command, Session
-
-_LONGEST_REASON = 4096
+    from apppot.agent.session import Session
 
 
 @dataclass(frozen=True)
@@ -30,8 +26,7 @@ class Preparing:
     def __init__(self, session: Session, wanted: tuple[Preparation, ...]) -> None:
         self._session = session
         self._left = list(wanted)
-        self._command: Command | None = None
-        self._reasons = -1
+        self._task: Task | None = None
         self._then: Callable[[], None] = lambda: None
         self.trouble = ""
 
@@ -45,33 +40,11 @@ class Preparing:
             self._then()
             return
         each = self._left[0]
-        self._reasons = os.memfd_create("reasons")
-        nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        spec = CommandSpec(
-            arguments=each.words,
-            environment=(),
-            directory=b"/",
-            uid=0,
-            gid=0,
-            builtin=each.words[0],
-        )
-        self._command = self._session.start(spec, (each.source, nothing, self._reasons))
-        self._command.on_end = lambda _: self._ended()
-        os.close(nothing)
+        self._task = Task(self._session, each.words, self._ended, source=each.source)
 
     def _ended(self) -> None:
-        command = self._command
-        if command is None or command.result is None:
-            return
-        if not command.flushed:
-            command.on_flush = self._ended
-            return
-        command.on_flush = lambda: None
-        self._command = None
         each = self._left.pop(0)
-        if command.result.code != 0:
-            said = os.pread(self._reasons, _LONGEST_REASON, 0).decode("utf-8", "replace").strip()
-            self.trouble = f"{each.purpose}: {said or command.result.failure or 'no reason given'}"
+        if self._task and self._task.trouble:
+            self.trouble = f"{each.purpose}: {self._task.trouble}"
             self._left.clear()
-        os.close(self._reasons)
         self._next()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from apppot.cli.options import add_exclude_options, wanted_from
+from apppot.cli.options import add_keep_options, wanted_from
 
 if TYPE_CHECKING:
     import argparse
@@ -23,13 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--archive", metavar="FILE", help="take the changes to the image ID from a tar archive"
     )
-    parser.add_argument(
-        "--force",
-        dest="replace",
-        action="store_true",
-        help="the name may be that of an image, which goes",
-    )
-    add_exclude_options(parser)
+    add_keep_options(parser)
 
 
 def main(options: argparse.Namespace) -> int:

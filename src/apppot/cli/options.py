@@ -123,13 +123,18 @@ def add_save_options(parser: argparse.ArgumentParser) -> None:
     changes.add_argument(
         "--save", metavar="NAME[:TAG]", help="keep the changes as a new image when it has ended"
     )
-    changes.add_argument(
+    add_keep_options(changes)
+
+
+def add_keep_options(group: argparse._ActionsContainer) -> None:
+    """Add the options of everything that makes an image of changes."""
+    group.add_argument(
         "--force",
         dest="replace",
         action="store_true",
         help="the name may be that of an image, which goes",
     )
-    add_exclude_options(changes)
+    add_exclude_options(group)
 
 
 def add_exclude_options(group: argparse._ActionsContainer) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import TYPE_CHECKING, Any
 
-from apppot.control import ControlClient
-from apppot.errors import ImageError, MachineError, UsageError
+from apppot.control import run_builtin
+from apppot.errors import MachineError, UsageError
 from apppot.image import saving, store
 from apppot.image.model import Image, ImageConfig, Layer
 from apppot.machine import rundir
@@ -59,30 +58,6 @@ def image_of(facts: dict[str, Any]) -> Image:
 
 def archive_changes(folder: str, excludes: Sequence[bytes], target: int) -> None:
     """Let a running machine's agent archive its changes to a descriptor; raises AppPotError."""
-    with (
-        ControlClient(folder) as client,
-        open(os.devnull, "rb") as nothing,
-        tempfile.TemporaryFile() as reasons,
-    ):
-        request = {
-            "op": "exec",
-            "builtin": "archive",
-            "arguments": ["archive", "changes", *map(os.fsdecode, excludes)],
-            "environment": [],
-            "directory": "/",
-            "uid": 0,
-            "gid": 0,
-            "groups": [],
-            "umask": 0o22,
-            "user": "",
-        }
-        client.send(request, (nothing.fileno(), target, reasons.fileno()))
-        reply: dict[str, Any] | None = {}
-        while reply is not None and "code" not in reply:
-            reply = client.receive()
-        reasons.seek(0)
-        said = reasons.read().decode("utf-8", "replace").strip()
-    if reply is None:
-        raise MachineError("the machine ended before its changes were read")
-    if reply["code"] != 0:
-        raise ImageError(f"the changes could not be read: {said or reply['failure']}")
+    words = ["archive", "changes", *map(os.fsdecode, excludes)]
+    with open(os.devnull, "rb") as nothing:
+        run_builtin(folder, words, nothing.fileno(), target)

@@ -16,8 +16,8 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from apppot import __version__, paths
 from apppot.agent import terminal
-from apppot.control import ControlClient
-from apppot.errors import AppPotError, ExitStatus, ImageError, MachineError, UsageError
+from apppot.control import run_builtin
+from apppot.errors import AppPotError, ExitStatus, ImageError, UsageError
 from apppot.image import exclude
 from apppot.legacy import archive
 from apppot.machine import rundir
@@ -168,8 +168,6 @@ def _builtin(
 ) -> None:
     """Let a machine's agent do something; raises AppPotError."""
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(ControlClient(machine.path))
-        reasons = stack.enter_context(tempfile.TemporaryFile())
         if isinstance(source, bytes):
             given = stack.enter_context(tempfile.TemporaryFile())
             given.write(source)
@@ -177,28 +175,7 @@ def _builtin(
         else:
             given = cast("Any", source)
         out = target or stack.enter_context(open(os.devnull, "wb"))
-        request = {
-            "op": "exec",
-            "builtin": words[0],
-            "arguments": list(words),
-            "environment": [],
-            "directory": "/",
-            "uid": 0,
-            "gid": 0,
-            "groups": [],
-            "umask": 0o22,
-            "user": "",
-        }
-        client.send(request, (given.fileno(), out.fileno(), reasons.fileno()))
-        reply: dict[str, Any] | None = {}
-        while reply is not None and "code" not in reply:
-            reply = client.receive()
-        reasons.seek(0)
-        said = reasons.read().decode("utf-8", "replace").strip()
-    if reply is None:
-        raise MachineError("the machine ended before it was done")
-    if reply["code"] != 0:
-        raise MachineError(f"the machine could not do it: {said or reply['failure']}")
+        run_builtin(machine.path, words, given.fileno(), out.fileno())
 
 
 def entry() -> None:

@@ -199,7 +199,8 @@ class AppPot:
         until(lambda: not descendants(self.others), patience=10)
         left = [command_of(pid) for pid in descendants(self.others)]
         assert not left, f"processes left: {left}"
-        assert self.leftovers() == []
+        files = self.leftovers()
+        assert not files, f"files left: {files}"
 
 
 class Running:

@@ -153,7 +153,7 @@ def test_a_bundle_runs_alone(saved: tuple[AppPot, str]) -> None:
     bare = os.path.join(here.folder, "bare")
     assert call(here, "bundle", "--without-base", "-o", bare, "t:1").status == 0
     assert os.path.getsize(bare) < 20 << 20
-    nowhere = {**here.environment, "APPPOT_STORE": f"{here.folder}/none"}
+    nowhere = {**here.environment, **where, "APPPOT_STORE": f"{here.folder}/none"}
     ran = _outside([bare, "true"], nowhere)
     assert ran.returncode == 125
     assert here.image.encode() in ran.stderr

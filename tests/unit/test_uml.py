@@ -8,14 +8,13 @@ import pytest
 
 from apppot.agent.spec import GuestLayer
 from apppot.errors import MachineError
+from apppot.machine.ended import advice, diagnosis
+from apppot.machine.engine import disk_name
 from apppot.machine.model import LayerFile, MachineSpec, Network, Share, UmlMode
 from apppot.machine.network import passt_arguments
 from apppot.machine.uml import (
     Descriptors,
-    advice,
     confine_arguments,
-    diagnosis,
-    disk_name,
     guest_spec,
     kernel_arguments,
 )
@@ -74,7 +73,7 @@ def test_a_layer_that_is_written_to_is_the_root() -> None:
 
 
 def test_names_of_many_disks() -> None:
-    assert [disk_name(n) for n in (0, 25, 26, 51, 52)] == [
+    assert [disk_name("ubd", n) for n in (0, 25, 26, 51, 52)] == [
         "ubda",
         "ubdz",
         "ubdaa",

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 from abc import ABC, abstractmethod
 
+from apppot.errors import MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, field
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from apppot.agent.spec import GuestSpec
-    from apppot.errors import MachineError
     from apppot.machine.model import MachineSpec
     from apppot.machine.rundir import RunDir
 
 CONSOLE_TAIL = 8192
+FIRST = 3  # the first descriptor that is ours to give; 0 to 2 are the machine's own console
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,38 @@ class Engine(ABC):
     @abstractmethod
     def explain(self, machine: Machine) -> MachineError:
         """Return why a machine died before its time, from its end and its console."""
+
+
+class Hand:
+    """Open what the machine needs, and number it as its process will see it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.map: dict[int, int] = {}
+
+    def give(self, descriptor: int) -> int:
+        """Return the child's number for a descriptor, which this process closes later."""
+        self._stack.callback(os.close, descriptor)
+        number = FIRST + len(self.map)
+        self.map[number] = descriptor
+        return number
+
+    def open(self, path: str, flags: int, what: str) -> int:
+        """Open a path and give it; raises MachineError."""
+        try:
+            return self.give(os.open(path, flags | os.O_CLOEXEC))
+        except OSError as error:
+            raise MachineError(
+                f"cannot open {what} {path}: {error.strerror}",
+                hint="check its permissions" if isinstance(error, PermissionError) else "",
+            ) from error
+
+    def single_file(self, number: int) -> bool:
+        """Tell whether a descriptor is of something else than a folder."""
+        return not stat.S_ISDIR(os.fstat(self.map[number]).st_mode)
+
+
+def disk_name(prefix: str, number: int) -> str:
+    """Return the guest's name of a disk: vda to vdz, then vdaa and so on."""
+    high, low = divmod(number, 26)
+    return prefix + (chr(ord("a") + high - 1) if high else "") + chr(ord("a") + low)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 
+from apppot import kit, process
 from apppot.agent.spec import GuestNetwork
 from apppot.lean import TYPE_CHECKING
+from apppot.machine.engine import FIRST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +19,12 @@ NAME_SERVER = "10.0.2.3"
 HOST_NAME = "host.apppot"
 
 
-def passt_arguments(program: str, descriptor: int, *, host_loopback: bool) -> list[str]:
-    """Return passt's command line; `descriptor` is its end of the vhost-user socket pair.
+def passt_arguments(
+    program: str, descriptor: int, *, host_loopback: bool, vhost_user: bool = True
+) -> list[str]:
+    """Return passt's command line; `descriptor` is its end of the socket pair.
+
+    Over that go frames with their lengths, or with `vhost_user` the guest's memory, which is shared.
 
     The guest's addresses are fixed and set by the agent, so passt answers no DHCP. It maps an
     address to the host's loopback only on request: services there often trust whoever can connect.
@@ -26,7 +33,7 @@ def passt_arguments(program: str, descriptor: int, *, host_loopback: bool) -> li
     return [
         program,
         "--foreground", "--quiet",
-        "--vhost-user", "--fd", str(descriptor),
+        *(["--vhost-user"] if vhost_user else []), "--fd", str(descriptor),
         "--ipv4-only",
         "--address", ADDRESS, "--netmask", str(PREFIX), "--gateway", GATEWAY,
         "--dns-forward", NAME_SERVER,
@@ -59,3 +66,26 @@ def _search_domains(path: str) -> Iterator[str]:
         if words and words[0] in ("search", "domain"):
             yield from (word for word in words[1:] if re.fullmatch(r"[\w.-]+", word, re.ASCII))
             return
+
+
+def start_passt(
+    tools: kit.Kit,
+    end: int,
+    nothing: int,
+    log: int,
+    *,
+    host_loopback: bool = False,
+    vhost_user: bool = True,
+) -> int:
+    """Start passt with its end of the socket pair; return its process id."""
+    program = tools.file(kit.PASST)
+    confine = [tools.file(kit.CONFINE), "--parent", str(os.getpid()), "--"]
+    return process.spawn(
+        [
+            *confine,
+            *passt_arguments(program, FIRST, host_loopback=host_loopback, vhost_user=vhost_user),
+        ],
+        descriptors={0: nothing, 1: nothing, 2: log, FIRST: end},
+        env={"PATH": process.CLEAN_PATH},
+        deaf=True,
+    )

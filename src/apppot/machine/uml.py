@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import stat
 from _socket import socketpair  # `socket` takes 2 ms, and is loaded while the kernel boots
 
 from apppot import kit, process
@@ -12,7 +10,7 @@ from apppot.agent.spec import GuestLayer, GuestShare, GuestSpec
 from apppot.errors import MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine import network, scratch
-from apppot.machine.engine import Engine, Machine
+from apppot.machine.engine import Engine, Hand, Machine, disk_name
 from apppot.machine.model import MachineSpec, Network, Share, UmlMode
 from apppot.machine.rundir import CONSOLE, RunDir
 
@@ -27,7 +25,6 @@ FOLIOS = "16K,32K,64K,128K,256K,512K,1M:always"
 _CHANNEL = "/dev/hostpipe"
 # COMMAND_LINE_SIZE in arch/um/include/asm/setup.h, less what the kernel itself puts before it.
 _LONGEST = 4000
-_FIRST = 3  # the first descriptor that is ours to give; 0 to 2 are the kernel's own console
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def confine_arguments(
 
 def guest_spec(spec: MachineSpec, given: Descriptors, single_files: tuple[bool, ...]) -> GuestSpec:
     """Return what the agent is asked to set up."""
-    disks = [f"/dev/{disk_name(n)}" for n in range(len(given.layers) + 1)]
+    disks = [f"/dev/{disk_name('ubd', n)}" for n in range(len(given.layers) + 1)]
     return GuestSpec(
         hostname=spec.hostname,
         layers=tuple(
@@ -139,41 +136,6 @@ def guest_spec(spec: MachineSpec, given: Descriptors, single_files: tuple[bool, 
     )
 
 
-def disk_name(number: int) -> str:
-    """Return the guest's name of a disk: ubda to ubdz, then ubdaa and so on."""
-    high, low = divmod(number, 26)
-    return "ubd" + (chr(ord("a") + high - 1) if high else "") + chr(ord("a") + low)
-
-
-class _Hand:
-    """Open what the machine needs, and number it as the kernel process will see it."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self.map: dict[int, int] = {}
-
-    def give(self, descriptor: int) -> int:
-        """Return the child's number for a descriptor, which this process closes later."""
-        self._stack.callback(os.close, descriptor)
-        number = _FIRST + len(self.map)
-        self.map[number] = descriptor
-        return number
-
-    def open(self, path: str, flags: int, what: str) -> int:
-        """Open a path and give it; raises MachineError."""
-        try:
-            return self.give(os.open(path, flags | os.O_CLOEXEC))
-        except OSError as error:
-            raise MachineError(
-                f"cannot open {what} {path}: {error.strerror}",
-                hint="check its permissions" if isinstance(error, PermissionError) else "",
-            ) from error
-
-    def single_file(self, number: int) -> bool:
-        """Tell whether a descriptor is of something else than a folder."""
-        return not stat.S_ISDIR(os.fstat(self.map[number]).st_mode)
-
-
 class UmlEngine(Engine):
     """User-Mode Linux: needs no privilege and no device."""
 
@@ -188,7 +150,7 @@ class UmlEngine(Engine):
 
         tools = self._tools or kit.find()
         with contextlib.ExitStack() as ours:
-            hand = _Hand(ours)
+            hand = Hand(ours)
             host_end, guest_end = socketpair()
             channel = host_end.detach()  # from here on the caller's; see Machine.channel
             given = self._open(spec, run, tools, hand, guest_end.detach())
@@ -206,7 +168,9 @@ class UmlEngine(Engine):
                 ours.callback(passt_end.close)
                 given = _with_network(given, hand.give(kernel_end.detach()))
                 end = passt_end.fileno()
-                pid = start_passt(tools, end, nothing, log, host_loopback=spec.host_loopback)
+                pid = network.start_passt(
+                    tools, end, nothing, log, host_loopback=spec.host_loopback
+                )
                 helpers[pid] = "passt"
             pid = process.spawn(
                 [
@@ -230,7 +194,7 @@ class UmlEngine(Engine):
         return machine
 
     def _open(
-        self, spec: MachineSpec, run: RunDir, tools: kit.Kit, hand: _Hand, channel: int
+        self, spec: MachineSpec, run: RunDir, tools: kit.Kit, hand: Hand, channel: int
     ) -> Descriptors:
         return Descriptors(
             channel=hand.give(channel),
@@ -250,55 +214,12 @@ class UmlEngine(Engine):
         """Tell a panic, a kill by the host, and a kernel that does not start from each other."""
         end = machine.reap()
         said = machine.console_tail()
-        return MachineError(diagnosis(end.status, said), hint=advice(end.status, said))
+        from apppot.machine import ended  # only for machines that die
+
+        return ended.error(end.status, said)
 
 
-def start_passt(
-    tools: kit.Kit, end: int, nothing: int, log: int, *, host_loopback: bool = False
-) -> int:
-    """Start passt with its end of the vhost-user socket pair; return its process id."""
-    confine = [tools.file(kit.CONFINE), "--parent", str(os.getpid()), "--"]
-    return process.spawn(
-        [
-            *confine,
-            *network.passt_arguments(tools.file(kit.PASST), _FIRST, host_loopback=host_loopback),
-        ],
-        descriptors={0: nothing, 1: nothing, 2: log, _FIRST: end},
-        env={"PATH": process.CLEAN_PATH},
-        deaf=True,
-    )
-
-
-_PANIC = r"Kernel panic - not syncing: (.*)"
-
-
-def diagnosis(status: int, console: str) -> str:
-    """Return in one or two lines why the guest kernel's process ended."""
-    import re
-
-    panic = re.search(_PANIC, console)
-    if panic:
-        return f"the guest kernel panicked: {panic[1].strip()}"
-    if status < 0:
-        name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
-        return f"the guest kernel's process was killed by signal {-status} ({name})"
-    lines = [line for line in console.splitlines() if line.strip()]
-    last = f"; it said last: {lines[-1].strip()}" if lines else ""
-    return f"the guest kernel ended (status {status}) before the command did{last}"
-
-
-def advice(status: int, console: str) -> str:
-    """Return what the user can do about it."""
-    if "Out of memory" in console or "System is deadlocked on memory" in console:
-        return "give the machine more memory with --memory"
-    if status == -signal.SIGBUS:
-        return "the host ran out of memory (or of room in TMPDIR) for the guest: use less --memory"
-    if status == -signal.SIGKILL:
-        return "someone killed it, or the host's or job's memory limit did (see --memory auto)"
-    return "'apppot doctor' shows what works here; -v shows the guest's console"
-
-
-def _scratch_disk(spec: MachineSpec, tools: kit.Kit, hand: _Hand) -> int | None:
+def _scratch_disk(spec: MachineSpec, tools: kit.Kit, hand: Hand) -> int | None:
     if spec.scratch_file:
         return hand.open(spec.scratch_file, os.O_RDWR, "the file of changes")
     if spec.scratch is None:
@@ -306,7 +227,7 @@ def _scratch_disk(spec: MachineSpec, tools: kit.Kit, hand: _Hand) -> int | None:
     return hand.give(scratch.make_disk(spec.scratch, tools.file(kit.MKE2FS)))
 
 
-def _open_share(hand: _Hand, share: Share) -> int:
+def _open_share(hand: Hand, share: Share) -> int:
     return hand.open(share.source, os.O_PATH, "the shared folder")
 
 

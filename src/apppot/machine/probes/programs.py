@@ -12,8 +12,8 @@ import tempfile
 
 from apppot import kit as kits
 from apppot.errors import KitError
+from apppot.machine.network import start_passt
 from apppot.machine.probes.finding import Finding, Outcome
-from apppot.machine.uml import start_passt
 
 _PATIENCE = 5.0
 _GET_FEATURES, _VERSION, _REPLY = 1, 1, 4

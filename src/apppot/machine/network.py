@@ -24,7 +24,7 @@ def passt_arguments(
 ) -> list[str]:
     """Return passt's command line; `descriptor` is its end of the socket pair.
 
-    Over that go frames with their lengths, or with `vhost_user` the guest's memory, which is shared.
+    Over that go frames with their lengths; with `vhost_user`, the guest's shared memory.
 
     The guest's addresses are fixed and set by the agent, so passt answers no DHCP. It maps an
     address to the host's loopback only on request: services there often trust whoever can connect.

@@ -12,11 +12,14 @@ import errno
 import os
 import stat
 import struct
+import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 HEADER = struct.Struct("=IIQQIIIHH")  # length, opcode, unique, node, uid, gid, pid, extensions
 ATTRIBUTES = struct.Struct("=QQQQQQIIIIIIIIII")
@@ -34,6 +37,8 @@ class Server:
         self.paths = {ROOT: folder}
         self.nodes = {folder: ROOT}
         self.last = ROOT
+        self.handles: dict[int, list[int]] = {}
+        self.removed: set[int] = set()
         self.calls: dict[int, Callable[[int, bytes], bytes]] = {
             1: self.lookup, 3: self.getattr, 4: self.setattr, 9: self.mkdir, 10: self.unlink,
             11: self.rmdir, 12: self.rename, 13: self.link, 14: self.open, 15: self.read,
@@ -107,21 +112,28 @@ class Server:
         return struct.pack("=QQQQII", self.nodes[path], 0, 0, 0, 0, 0) + attributes
 
     def gone(self, path: str) -> None:
-        self.nodes.pop(path, None)  # whoever has it open goes on by its handle
+        node = self.nodes.pop(path, None)
+        if node:
+            self.removed.add(node)  # whoever has it open goes on by its handle
+
+    def place(self, node: int) -> str | int:
+        """Return a node's path, or a handle of one that has no path any more."""
+        handles = self.handles.get(node, []) if node in self.removed else []
+        return handles[0] if handles else self.paths[node]
 
     def lookup(self, node: int, data: bytes) -> bytes:
         return self.entry(self.child(node, data))
 
     def getattr(self, node: int, data: bytes) -> bytes:
         flags, _, handle = struct.unpack_from("=IIQ", data)
-        what = handle if flags & 1 else self.paths[node]
+        what = handle if flags & 1 else self.place(node)
         return struct.pack("=QII", 0, 0, 0) + self.attributes(what)
 
     def setattr(self, node: int, data: bytes) -> bytes:
         valid, _, handle, size = struct.unpack_from("=IIQQ", data)
         seconds, parts = struct.unpack_from("=Q12xI", data, 40)
         (mode,) = struct.unpack_from("=I", data, 68)
-        what: str | int = handle if valid & VALID_HANDLE else self.paths[node]
+        what = handle if valid & VALID_HANDLE else self.place(node)
         if valid & VALID_SIZE:
             os.truncate(what, size)
         if valid & VALID_MODE:
@@ -178,14 +190,19 @@ class Server:
     def open(self, node: int, data: bytes) -> bytes:
         (flags,) = struct.unpack_from("=I", data)
         kept = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND
-        handle = os.open(self.paths[node], (flags & kept) | os.O_CLOEXEC)
+        place = self.place(node)
+        path = place if isinstance(place, str) else f"/proc/self/fd/{place}"
+        handle = os.open(path, (flags & kept) | os.O_CLOEXEC)
+        self.handles.setdefault(node, []).append(handle)
         return struct.pack("=QII", handle, 0, 0)
 
     def create(self, node: int, data: bytes) -> bytes:
         flags, mode, umask, _ = struct.unpack_from("=IIII", data)
         path = self.child(node, data[16:])
         handle = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, mode & ~umask)
-        return self.entry(path) + struct.pack("=QII", handle, 0, 0)
+        entry = self.entry(path)
+        self.handles.setdefault(self.nodes[path], []).append(handle)
+        return entry + struct.pack("=QII", handle, 0, 0)
 
     def read(self, _: int, data: bytes) -> bytes:
         handle, offset, size = struct.unpack_from("=QQI", data)
@@ -195,8 +212,10 @@ class Server:
         handle, offset, size = struct.unpack_from("=QQI", data)
         return struct.pack("=II", os.pwrite(handle, data[40 : 40 + size], offset), 0)
 
-    def release(self, _: int, data: bytes) -> bytes:
-        os.close(struct.unpack_from("=Q", data)[0])
+    def release(self, node: int, data: bytes) -> bytes:
+        (handle,) = struct.unpack_from("=Q", data)
+        os.close(handle)
+        self.handles[node].remove(handle)
         return b""
 
     def fsync(self, _: int, data: bytes) -> bytes:
@@ -225,6 +244,33 @@ class Server:
                 break
             answer += record
         return answer
+
+
+@contextmanager
+def mounted(place: str) -> Iterator[str]:
+    """Mount a file system that has no locks, and return where."""
+    if os.getuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        import pytest
+
+        pytest.skip("only root with /dev/fuse can mount a file system without locks")
+    below, mount = os.path.join(place, "below"), os.path.join(place, "mount")
+    os.mkdir(below)
+    os.mkdir(mount)
+    words = [sys.executable, __file__, below, mount]
+    with subprocess.Popen(words) as server:
+        try:
+            deadline = time.monotonic() + 20
+            while not os.path.ismount(mount):
+                assert server.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield mount
+        finally:
+            subprocess.run(["umount", "--lazy", mount], check=False)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def main(folder: str, mountpoint: str) -> None:

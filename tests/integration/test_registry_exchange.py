@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.registries import PROGRAM, serving
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEEDED = ("docker-registry", "skopeo", "umoci", "podman", "setcap", "busybox")
+NEEDED = (PROGRAM, "skopeo", "umoci", "podman", "setcap", "busybox")
 MISSING = [name for name in NEEDED if not shutil.which(name)]
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {' '.join(MISSING)}"),
@@ -45,38 +45,8 @@ def apppot(*words: str) -> str:
 def registries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Start two registries on loopback; give their hosts and ports."""
     folder = tmp_path_factory.mktemp("registries")
-    servers, names = [], []
-    for number in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        config = folder / f"{number}.yml"
-        config.write_text(
-            "version: 0.1\nlog: {level: error}\n"
-            f"storage: {{filesystem: {{rootdirectory: {folder}/{number}}}}}\n"
-            f"http: {{addr: {address}}}\n"
-        )
-        words = ["docker-registry", "serve", str(config)]
-        servers.append(subprocess.Popen(words, stdout=subprocess.DEVNULL))
-        names.append(address)
-    try:
-        for address in names:
-            wait_for(address)
-        yield names[0], names[1]
-    finally:
-        for server in servers:
-            server.terminate()
-            server.wait()
-
-
-def wait_for(address: str) -> None:
-    host, _, port = address.partition(":")
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex((host, int(port))) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"{address} does not answer")
+    with serving(str(folder / "0")) as one, serving(str(folder / "1")) as two:
+        yield one, two
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,31 +91,6 @@ class Crowd:
         return count
 
 
-@contextmanager
-def mounted(place: str) -> Iterator[str]:
-    """Mount a file system that has no locks, and return where."""
-    if os.getuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("only root with /dev/fuse can mount a file system without locks")
-    below, mount = os.path.join(place, "below"), os.path.join(place, "mount")
-    os.mkdir(below)
-    os.mkdir(mount)
-    words = [sys.executable, lockless_mount.__file__, below, mount]
-    with subprocess.Popen(words) as server:
-        try:
-            deadline = time.monotonic() + 20
-            while not os.path.ismount(mount):
-                assert server.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            yield mount
-        finally:
-            subprocess.run(["umount", "--lazy", mount], check=False)
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
 def test_kills_on_a_store_with_locks(place: str) -> None:
     kill_many(Crowd(place, leases=False))
     assert not os.path.isdir(os.path.join(place, "store", locks.FOLDER))
@@ -133,7 +105,7 @@ def test_kills_on_a_store_without_locks(place: str, monkeypatch: pytest.MonkeyPa
 def test_kills_on_a_real_file_system_without_locks(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with mounted(place) as mount:
+    with lockless_mount.mounted(place) as mount:
         refusal = pytest.raises(OSError, match=os.strerror(errno.ENOLCK))
         with open(os.path.join(mount, "x"), "w", encoding="ascii") as file, refusal:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import json
 import os
@@ -52,6 +53,17 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def get(registry: Registry, tag: str = "1", **more: Any) -> Any:
     return pull(f"{registry.address}/a/b:{tag}", plain_http=True, **more)
+
+
+def test_without_locks_nothing_is_left(
+    registry: Registry, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    get(registry)
+    assert left(store) == os.listdir(os.path.join(store.path, "partial")) == []
 
 
 def left(store: Store) -> list[str]:

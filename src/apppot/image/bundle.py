@@ -12,14 +12,13 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import zipfile
 from typing import IO, TYPE_CHECKING, Any
 
 import apppot
 from apppot import kit as kits
 from apppot.errors import ImageError
-from apppot.image import changes, saving, store, writer
+from apppot.image import aside, changes, saving, store, writer
 from apppot.image.bundleloader import ALIGNMENT
 
 if TYPE_CHECKING:
@@ -87,21 +86,14 @@ def make(name: str, path: str, *, kit: bool = False, without_base: bool = False)
         "tool": f"apppot {apppot.__version__}",
     }
     head, data = _head(image.name, index, at + len(code))
-    folder = os.path.dirname(os.path.abspath(path))
-    with changes.explained(path), tempfile.TemporaryDirectory(prefix=".apppot-", dir=folder) as new:
-        target = os.path.join(new, "bundle")
-        with open(target, "wb") as file:
-            file.write(head)
-            for entry, layer in zip(layers, image.layers, strict=True):
-                if entry["at"] is not None:
-                    file.seek(data + entry["at"])
-                    _copy(layer, file)
-            file.seek(data + at)
-            file.write(code)
-            file.flush()
-            os.fchmod(file.fileno(), 0o777 & ~writer.umask())
-            os.fsync(file.fileno())
-        os.replace(target, path)
+    with aside.explained(path), aside.whole(path, mode=0o777) as file:
+        file.write(head)
+        for entry, layer in zip(layers, image.layers, strict=True):
+            if entry["at"] is not None:
+                file.seek(data + entry["at"])
+                _copy(layer, file)
+        file.seek(data + at)
+        file.write(code)
     return data + at + len(code)
 
 

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from apppot import __version__, paths, worker
 from apppot.errors import ImageError, UsageError
 from apppot.image import (
+    aside,
     changefile,
     committing,
     elsewhere,
@@ -206,21 +207,15 @@ def write(
     Raises ImageError.
     """
     check_target(path)
-    folder = os.path.dirname(os.path.abspath(path))
-    with explained(path), tempfile.TemporaryDirectory(prefix=".apppot-", dir=folder) as aside:
-        target = os.path.join(aside, "changes")
+    with aside.explained(path), aside.whole(path) as file:
+        target = aside.path_of(file)
         made = erofs.make(archive, target, options=mkfs_options(level), without=left_out(patterns))
-        with open(target, "r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.write(bytes(-size % changefile.BLOCK))
-            file.seek(0)
-            digest, size = writer.digest_of(file)
-            layer = {"digest": digest, "size": size, "content": made.content}
-            file.write(trailer(layer, base, with_layer(config, base, made.content)))
-            file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~writer.umask())
-            os.fsync(file.fileno())
-        os.replace(target, path)
+        size = file.seek(0, os.SEEK_END)
+        file.write(bytes(-size % changefile.BLOCK))
+        file.seek(0)
+        digest, size = writer.digest_of(file)
+        layer = {"digest": digest, "size": size, "content": made.content}
+        file.write(trailer(layer, base, with_layer(config, base, made.content)))
     return Made(path, os.path.getsize(path), made.entries)
 
 
@@ -279,18 +274,6 @@ def left_out(patterns: Sequence[str]) -> Callable[[str], bool] | None:
         return False
 
     return without
-
-
-@contextmanager
-def explained(path: str) -> Iterator[None]:
-    """Turn the system's errors into ones that say what was to be written."""
-    try:
-        yield
-    except OSError as error:
-        raise ImageError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="choose a folder on another disk" if error.errno == 28 else "",  # noqa: PLR2004
-        ) from error
 
 
 def apply(path: str, base: str, name: str, *, replace: bool = False) -> str:

@@ -153,7 +153,7 @@ def check_space(archive: IO[bytes], target: str) -> int:
     The kit's mkfs.erofs reports each failure to write (kit/erofs-utils/patches); the system's own
     1.8 does not, so it must not come to that.
     """
-    folder = os.path.dirname(os.path.abspath(target))
+    folder = os.path.dirname(os.path.realpath(target))
     needed = 2 * archive.seek(0, os.SEEK_END) + LITTLE_SPACE
     archive.seek(0)
     found = os.statvfs(folder)
@@ -170,7 +170,7 @@ def check_space(archive: IO[bytes], target: str) -> int:
 def _start(argv: list[str], target: str, output: int) -> tuple[int, IO[bytes]]:
     """Start mkfs.erofs; return its process id and the pipe that it reads."""
     # It keeps the files' contents in $TMPDIR for a while: they are as big as the layer.
-    env = process.clean_environment({"TMPDIR": os.path.dirname(os.path.abspath(target))})
+    env = process.clean_environment({"TMPDIR": os.path.dirname(os.path.realpath(target))})
     reader, end = os.pipe2(os.O_CLOEXEC)
     try:
         pid = process.spawn(argv, descriptors={0: reader, 1: output, 2: output}, env=env)
@@ -203,7 +203,7 @@ def _failure(argv: list[str], code: int, output: str, target: str) -> ImageError
     how = f"was killed by signal {-code}" if code < 0 else f"failed with status {code}"
     lines = [line for line in output.splitlines() if line.strip()]
     said = "\n".join(lines[-LAST_LINES:])
-    free = os.statvfs(os.path.dirname(os.path.abspath(target)))
+    free = os.statvfs(os.path.dirname(os.path.realpath(target)))
     full = "No space left" in output or free.f_bavail * free.f_frsize < LITTLE_SPACE
     return ImageError(
         f"'{argv[0]}' {how}" + (f"\n{said}" if said else ""),

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 from apppot import process, worker
 from apppot.errors import ImageError
-from apppot.image import changes, erofs, saving, sif, store, tarstream, writer
+from apppot.image import aside, changes, erofs, saving, sif, store, tarstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,25 +42,20 @@ def export(name: str, form: Format, path: str) -> int:
         _squash_program()  # before the long work
     folder = os.path.dirname(os.path.abspath(path))
     with (
-        changes.explained(path),
-        tempfile.TemporaryDirectory(prefix=".apppot-", dir=folder) as aside,
+        aside.explained(path),
+        aside.whole(path, mode=0o777 if form is Format.SIF else 0o666) as file,
         merged(image) as archive,
     ):
-        target = os.path.join(aside, "export")
         if form is Format.TAR:
-            with open(target, "wb") as file:
-                tarstream.canonical(archive, file)
+            tarstream.canonical(archive, file)
         elif form is Format.EROFS:
-            erofs.make(archive, target)
+            erofs.make(archive, aside.path_of(file))
+        elif form is Format.SQUASHFS:
+            _squash(archive, aside.path_of(file), folder)
         else:
-            _squash(archive, target, aside)
-            if form is Format.SIF:
-                inner, target = target, os.path.join(aside, "sif")
-                sif.write(inner, target, created=saving.now())
-        with open(target, "rb+") as file:
-            os.fchmod(file.fileno(), (0o777 if form is Format.SIF else 0o666) & ~writer.umask())
-            os.fsync(file.fileno())
-        os.replace(target, path)
+            with tempfile.TemporaryFile(dir=folder) as inner:
+                _squash(archive, aside.path_of(inner), folder)
+                sif.write(aside.path_of(inner), aside.path_of(file), created=saving.now())
     return os.path.getsize(path)
 
 
@@ -91,7 +86,7 @@ def _squash(archive: IO[bytes], target: str, folder: str) -> None:
         process.run(
             [
                 _squash_program(),
-                *("-comp", "zstd", "-mkfs-time", "0", "-quiet", "-no-progress"),
+                *("-comp", "zstd", "-mkfs-time", "0", "-quiet", "-no-progress", "-force"),
                 *("-processors", str(len(os.sched_getaffinity(0)))),
                 target,
             ],

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from apppot.errors import ImageError, UsageError
-from apppot.image import archives, arrival, erofs, leaving, model, reference, signatures
+from apppot.image import archives, arrival, aside, erofs, leaving, model, reference, signatures
 from apppot.image import store as stores_
 from apppot.image.registry import manifests
 from apppot.image.store import BLOBS, stores
@@ -133,24 +133,8 @@ def _target(path: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=".apppot-save-", dir=folder)
-    except OSError as error:
-        raise ImageError(f"cannot write to {folder}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fchmod(handle, 0o644)
-            os.fsync(handle)
-        os.rename(temporary, path)
-    except OSError as error:
-        os.unlink(temporary)
-        raise ImageError(f"cannot write {path}: {error.strerror}") from error
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with aside.explained(path), aside.whole(path) as file:
+        yield file
 
 
 class _Writing:

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from apppot import paths, process
 from apppot.errors import AppPotError, ImageError
-from apppot.image import elsewhere, erofs, exclude, model, reference, writer
+from apppot.image import aside, elsewhere, erofs, exclude, model, reference, writer
 from apppot.image.model import Descriptor
 from apppot.image.sizes import human
 from apppot.image.store import Entry, Store, stores
@@ -120,7 +120,7 @@ def _rescue(archive: IO[bytes]) -> str:
     """Give the archive a name again, so that the changes are not lost; '' if that fails."""
     path = os.path.join(paths.scratch_dir(), f"apppot-changes-{os.getpid()}.tar")
     try:
-        os.link(f"/proc/self/fd/{archive.fileno()}", path, follow_symlinks=True)
+        aside.link(archive.fileno(), path)
     except OSError:  # it once had a name, where the file system has no nameless files
         return _copy(archive, path)
     return path

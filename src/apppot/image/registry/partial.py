@@ -55,8 +55,12 @@ def _locked(path: str) -> IO[bytes] | None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         same = os.fstat(file.fileno()).st_ino == os.stat(path).st_ino
-    except OSError:
+    except (BlockingIOError, FileNotFoundError):
+        same = False  # another's, or gone
+    except OSError:  # there are no locks
         same = False
+        with suppress(OSError):
+            os.unlink(path)
     if same:
         return file
     file.close()

@@ -4,6 +4,7 @@
  *   archive dump [EXCLUDE...]             the same, as GNU tar's incremental archives have it
  *   archive layer NUMBER                  what a layer adds to those below it
  *   archive tree [--root PATH] PATTERN... files of all layers together
+ *   archive files                         those at the paths of standard input
  *
  * `changes` and `layer` are in the form of the OCI image specification: an empty file `.wh.NAME` stands for
  * what is deleted, `.wh..wh..opq` for a folder that hides what is below it.
@@ -139,6 +140,23 @@ static int archive_tree(char **argv)
     return finish(&walk, true);
 }
 
+/* Paths end with NUL, and have no slash before them; what is not there is left out. */
+static int archive_files(void)
+{
+    struct walk walk = {.merged = merged_layers(layer_count())};
+    if (walk.merged < 0)
+        return failed("cannot open", "the layers");
+    char *wanted = NULL;
+    size_t room = 0;
+    bool good = true;
+    while (good && getdelim(&wanted, &room, 0, stdin) > 0)
+        good = walk_file(&walk, wanted);
+    free(wanted);
+    if (good && ferror(stdin))
+        return failed("cannot read", "the paths");
+    return finish(&walk, good);
+}
+
 int archive_main(char **argv)
 {
     tar_begin(STDOUT_FILENO);
@@ -150,6 +168,9 @@ int archive_main(char **argv)
         return archive_layer(argv[2]);
     if (argv[1] != NULL && strcmp(argv[1], "tree") == 0)
         return archive_tree(argv + 2);
-    fprintf(stderr, "archive: changes [EXCLUDE...], layer NUMBER, or tree [--root PATH] PATTERN...\n");
+    if (argv[1] != NULL && strcmp(argv[1], "files") == 0)
+        return archive_files();
+    fprintf(stderr, "archive: changes [EXCLUDE...], dump [EXCLUDE...], layer NUMBER, files, or"
+                    " tree [--root PATH] PATTERN...\n");
     return 1;
 }

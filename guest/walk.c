@@ -330,3 +330,37 @@ bool walk_tree(struct walk *walk, const char *wanted)
         return descend(walk, &top, path, &found, false);
     return write_entry(walk, &top, path, &found);
 }
+
+/* Without following links: a file is at one place alone. */
+static bool walk_down(struct walk *walk, struct folder *parent, const char *rest)
+{
+    char name[NAME_MAX + 1];
+    size_t size = strcspn(rest, "/"), before = strlen(path);
+    if (size == 0 || size > NAME_MAX)
+        return true;
+    memcpy(name, rest, size);
+    name[size] = 0;
+    snprintf(path + before, sizeof path - before, "%s%s", before > 0 ? "/" : "", name);
+    struct stat found;
+    if (fstatat(parent->fd, name, &found, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno == ENOENT ? true : stop(walk);
+    if (rest[size] == 0)
+        return S_ISDIR(found.st_mode) ? true : write_entry(walk, parent, name, &found);
+    if (!S_ISDIR(found.st_mode))
+        return true;
+    struct folder folder = {
+        .parent = parent, .found = &found, .is_new = true, .length = before + size + (before > 0)};
+    folder.fd = openat(parent->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (folder.fd < 0)
+        return stop(walk);
+    bool good = walk_down(walk, &folder, rest + size + 1);
+    close(folder.fd);
+    return good;
+}
+
+bool walk_file(struct walk *walk, const char *wanted)
+{
+    struct folder top = {.fd = walk->merged, .written = true, .is_new = true};
+    path[0] = 0;
+    return strlen(wanted) < sizeof path ? walk_down(walk, &top, wanted) : true;
+}

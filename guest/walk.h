@@ -25,6 +25,8 @@ struct walk {
 bool walk_upper(struct walk *walk, int folder);
 /* Archives a file or a folder with all that is in it; the path is below `merged`. */
 bool walk_tree(struct walk *walk, const char *path);
+/* Archives what is at a path, if it is there and no folder, after the folders above it. */
+bool walk_file(struct walk *walk, const char *path);
 
 /* Opens a mount without those below it; -1 with errno. */
 int walk_open_tree(const char *path);

@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 MEMORY = 512 << 20
 
 
-def archive(layers: Sequence[Layer], words: Sequence[str], target: int) -> None:
+def archive(
+    layers: Sequence[Layer], words: Sequence[str], target: int, *, source: int | None = None
+) -> None:
     """Write a tar archive to the descriptor `target`; raises MachineError.
 
-    The words are those of the agent's `archive`: ("layer", "0") or ("tree", "--root", "/", ".").
+    The words are those of the agent's `archive`: ("layer", "0"), ("tree", "--root", "/", "."), or
+    ("files",), whose paths come from the descriptor `source`.
     """
-    _run(layers, b"archive", words, target=target)
+    _run(layers, b"archive", words, source=source, target=target)
 
 
 def unpack(

@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
-from apppot.image import compressed, elsewhere, erofs, model
+from apppot.image import compressed, elsewhere, erofs, model, tartree
+from apppot.image.model import Layer
 from apppot.image.store import BLOBS, stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import IO
 
     from apppot.image.model import Descriptor
     from apppot.image.store import Store
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 DIFF_ID = "vnd.apppot.diff-id"  # of a layer's descriptor: the digest of the archive it is made of
 ORIGIN_BLOB = "vnd.apppot.origin.blob"  # and the blob that a registry has, as JSON
+BELOW = "vnd.apppot.below"  # the chain of the archives below one that has files of them: see `key`
 ORIGIN = "vnd.apppot.origin"  # of a manifest: the reference that it was pulled by
 
 
@@ -32,10 +36,13 @@ def layer(
     *,
     diff_id: str = "",
     origin: Descriptor | None = None,
+    below: Sequence[Descriptor] | None = None,
 ) -> Descriptor:
     """Add a layer from the pieces of an archive, compressed or not; raises ImageError.
 
     `size` is that of the compressed data; with `diff_id`, the archive must have that digest.
+    `below` are the layers below: without them, one whose hard links lead there raises
+    tartree.LinksBelowError.
     """
     folder = os.path.join(adding.store.path, BLOBS)
     room = compressed.Room(folder, size)
@@ -48,11 +55,50 @@ def layer(
         found = f"sha256:{state.hexdigest()}"
         if diff_id and found != diff_id:
             raise ImageError(f"an unpacked layer should have the digest {diff_id}, but has {found}")
-        made = erofs.layer(adding, archive)
-    return replace(made, extra=extra(found, origin))
+        try:
+            made = erofs.layer(adding, archive)
+        except tartree.LinksBelowError as error:
+            if not below:
+                raise
+            place = _fetch(adding.store, below, error.paths, archive)
+            made = erofs.layer(adding, archive, below=place)
+            # Whoever gets it from us gets it with the files in it: not all engines look below.
+            return replace(made, extra=((DIFF_ID, found), (BELOW, _chain(below))))
+    return replace(made, extra=_extra(found, origin))
 
 
-def extra(diff_id: str, origin: Descriptor | None) -> tuple[tuple[str, str], ...]:
+def _fetch(
+    store: Store, below: Sequence[Descriptor], paths: Iterable[bytes], archive: IO[bytes]
+) -> tuple[int, int]:
+    """Add an archive of lower layers' files to the end of a file; return its place."""
+    from apppot import worker
+
+    begin = archive.seek(0, os.SEEK_END)
+    layers = [Layer(each.digest, each.size, _path(store, each)) for each in below]
+    with tempfile.TemporaryFile() as wanted:
+        wanted.writelines(path + b"\0" for path in paths)
+        wanted.seek(0)
+        worker.archive(layers, ("files",), archive.fileno(), source=wanted.fileno())
+    return begin, archive.seek(0, os.SEEK_END)
+
+
+def _chain(below: Sequence[Descriptor]) -> str:
+    return model.chain([dict(each.extra)[DIFF_ID] for each in below])
+
+
+def known_as(layer_: Descriptor) -> str:
+    """Return a layer's key in `known`, '' if it has none."""
+    notes = dict(layer_.extra)
+    below = notes.get(BELOW, "")
+    return f"{notes.get(DIFF_ID, '')} {below}" if below else notes.get(DIFF_ID, "")
+
+
+def key(diff_ids: Sequence[str]) -> str:
+    """Return the key in `known` of a layer that has files of those below it, the last of these."""
+    return f"{diff_ids[-1]} {model.chain(diff_ids[:-1])}"
+
+
+def _extra(diff_id: str, origin: Descriptor | None) -> tuple[tuple[str, str], ...]:
     """Return a layer's annotations."""
     more = ((DIFF_ID, diff_id),)
     if origin is None:
@@ -73,7 +119,10 @@ def origin_of(layer_: Descriptor) -> Descriptor | None:
 
 
 def known(store: Store) -> dict[str, Descriptor]:
-    """Return the layers that need not be made again, by the digests of their archives."""
+    """Return the layers that need not be made again, by the digests of their archives.
+
+    Those that have files of the layers below them have a `key` instead.
+    """
     found: dict[str, Descriptor] = {}
     for each in (store, *(other for other in stores() if other.path != store.path)):
         try:
@@ -87,17 +136,19 @@ def known(store: Store) -> dict[str, Descriptor]:
             except ImageError:
                 continue
             for blob in blobs:
-                diff_id = dict(blob.extra).get(DIFF_ID, "")
-                if diff_id and diff_id not in found and _is_there(store, blob):
-                    found[diff_id] = blob
+                name = known_as(blob)
+                if name and name not in found and _path(store, blob):
+                    found[name] = blob
     return found
 
 
-def _is_there(store: Store, blob: Descriptor) -> bool:
-    try:
-        return os.stat(store.blob_path(blob.digest)).st_size == blob.size
-    except OSError:
-        return bool(elsewhere.path_of(store, blob))
+def _path(store: Store, blob: Descriptor) -> str:
+    """Return where a blob is in its right size, or ''."""
+    path = store.blob_path(blob.digest)
+    with suppress(OSError):
+        if os.stat(path).st_size == blob.size:
+            return path
+    return elsewhere.path_of(store, blob)
 
 
 def add_image(

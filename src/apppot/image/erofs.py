@@ -8,6 +8,7 @@ import signal
 import tempfile
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from apppot import process
@@ -99,14 +100,15 @@ def layer(
     compression: Compression = Compression.NONE,
     without: Callable[[str], bool] | None = None,
     newest: int | None = None,
+    below: tuple[int, int] | None = None,
 ) -> Descriptor:
     """Add a layer made from a seekable tar archive to a store; raises ImageError.
 
-    `without` tells which paths are left out; times after `newest` become that one. The store sees
-    the layer whole or not at all.
+    `without` tells which paths are left out; times after `newest` become that one; for `below` see
+    tarstream.normalise. The store sees the layer whole or not at all.
     """
     path = writer.temporary()
-    made = make(archive, path, compression=compression, without=without, newest=newest)
+    made = make(archive, path, compression=compression, without=without, newest=newest, below=below)
     return replace(writer.take(path, model.LAYER_TYPE), content=made.content)
 
 
@@ -118,23 +120,19 @@ def make(
     options: Sequence[str] = (),
     without: Callable[[str], bool] | None = None,
     newest: int | None = None,
+    below: tuple[int, int] | None = None,
 ) -> Normalised:
     """Write a layer made from a seekable tar archive to the file `target`; raises ImageError.
 
-    `options` are more of mkfs.erofs's.
+    `options` are more of mkfs.erofs's; for the others see `layer`.
     """
+    reading = partial(tarstream.normalise, without=without, newest=newest, below=below)
     argv = arguments(mkfs_program(), target, compression, options)
     limit = check_space(archive, target)
     made: list[Normalised] = []
     with tempfile.TemporaryFile() as output:
         pid, pipe = _start(argv, target, output.fileno())
-        code = _feed(
-            pid,
-            pipe,
-            lambda: made.append(
-                tarstream.normalise(archive, pipe, without=without, limit=limit, newest=newest)
-            ),
-        )
+        code = _feed(pid, pipe, lambda: made.append(reading(archive, pipe, limit=limit)))
         if code != 0:
             output.seek(0)
             raise _failure(argv, code, output.read().decode("utf-8", "replace"), target)

@@ -73,14 +73,16 @@ def _layers(
 ) -> list[Descriptor]:
     """Return an image's layers, made if they are not known; raises ImageError."""
     known = arrival.known(adding.store)
-    layers = []
+    layers: list[Descriptor] = []
     for number, (blob, diff_id) in enumerate(zip(image.layers, image.diff_ids, strict=True), 1):
-        if diff_id not in known:
+        made = known.get(diff_id) or known.get(arrival.key(image.diff_ids[:number]))
+        if not made:
             step(f"layer {number} of {len(image.layers)}")
             pieces = archives.checked(files, blob)
             size = files.size(blob.path)
-            known[diff_id] = arrival.layer(adding, pieces, size, diff_id=diff_id)
-        layers.append(known[diff_id])
+            made = arrival.layer(adding, pieces, size, diff_id=diff_id, below=layers)
+            known[arrival.known_as(made)] = made
+        layers.append(made)
     return layers
 
 

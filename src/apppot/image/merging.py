@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import IO, TYPE_CHECKING
 
 from apppot.image import tarstream, tartree
@@ -17,34 +16,14 @@ if TYPE_CHECKING:
 Tree = dict[bytes, "Entry"]
 
 
-class Part(Source):
-    """One of several archives in a file: its places count from its own beginning."""
-
-    def __init__(self, file: IO[bytes], begin: int, end: int) -> None:
-        super().__init__(file)
-        self.begin, self.size = begin, end - begin
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes, or fewer at the end."""
-        return os.pread(self.descriptor, min(size, self.size - offset), self.begin + offset)
-
-
 def merge(whole: IO[bytes], parts: Sequence[tuple[int, int]], target: IO[bytes]) -> None:
     """Write the archive of all parts of a file, the lowest first, stacked; raises ImageError."""
-    trees = [tree_of(whole, begin, end) for begin, end in parts]
+    trees = [tartree.part(whole, begin, end) for begin, end in parts]
     tree = trees[0]
     for upper in trees[1:]:
         stack(tree, upper)
     tarstream.write_tree(Source(whole), tree, target)
     target.flush()
-
-
-def tree_of(whole: IO[bytes], begin: int, end: int) -> Tree:
-    """Return an archive's tree, with the places of contents in the whole file."""
-    tree = tartree.read(Part(whole, begin, end), None)
-    for entry in {id(entry): entry for entry in tree.values() if entry is not MARK}.values():
-        entry.data += begin
-    return tree
 
 
 def stack(tree: Tree, upper: Tree) -> None:

@@ -78,6 +78,18 @@ class Source:
         return self.file.read(size)
 
 
+class Part(Source):
+    """One of several archives in a file: its places count from its own beginning."""
+
+    def __init__(self, file: IO[bytes], begin: int, end: int) -> None:
+        super().__init__(file)
+        self.begin, self.size = begin, end - begin
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes, or fewer at the end."""
+        return os.pread(self.descriptor, min(size, self.size - offset), self.begin + offset)
+
+
 @dataclass(slots=True)
 class _Extended:
     """What the headers before an entry's own say."""

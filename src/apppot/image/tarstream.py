@@ -50,15 +50,21 @@ def normalise(
     without: Callable[[str], bool] | None = None,
     limit: int = 0,
     newest: int | None = None,
+    below: tuple[int, int] | None = None,
 ) -> Normalised:
     """Write `source`, a seekable uncompressed archive in OCI's form, to `target` in the native one.
 
     `without` tells which paths (relative, no leading './') are left out; `limit` is the most
-    bytes to write; times after `newest` become that one. Raises ImageError if the archive is
-    damaged, or has what a layer cannot hold.
+    bytes to write; times after `newest` become that one. `below` is where `source` has, after its
+    own entries, an archive of the lower layers' files that hard links lead to. Raises ImageError if
+    the archive is damaged, or has what a layer cannot hold.
     """
     reader = Source(source)
-    tree = tartree.read(reader, without)
+    if below:
+        lower = tartree.part(source, *below)
+        tree = tartree.read(tarread.Part(source, 0, below[0]), without, lower)
+    else:
+        tree = tartree.read(reader, without)
     if newest is not None:
         for entry in tree.values():
             if entry.mtime >= newest:

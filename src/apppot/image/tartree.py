@@ -1,18 +1,21 @@
 """Read a tar archive into one tree: the last entry of each path, hard links led to their files.
 
 Keys are paths with NUL for '/', so that their order is that of the components.
+
+A hard link may lead to a file of a lower layer. It acts on all layers together, as it does where a
+container engine unpacks them: the file is in the new layer, too, under both names.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from apppot.errors import ImageError
 from apppot.image import tarread
-from apppot.image.tarread import CHARACTER, FILE, FOLDER, HARD_LINK, Entry, shown
+from apppot.image.tarread import CHARACTER, FILE, FOLDER, HARD_LINK, Entry, Part, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from apppot.image.tarread import Source
 
@@ -27,8 +30,32 @@ MARK = Entry(FILE)  # stands for everything that deletes
 _OVERLAY = b"trusted.overlay."
 
 
-def read(source: Source, without: Callable[[str], bool] | None) -> dict[bytes, Entry]:
-    """Return the archive's last entry for each path, hard links led to files; raises ImageError."""
+class LinksBelowError(ImageError):
+    """Hard links lead to files that only a lower layer could have; `paths` are theirs."""
+
+    def __init__(self, links: Mapping[bytes, bytes]) -> None:
+        super().__init__(_no_file(*next(iter(links.items()))).message)
+        self.paths = tuple(key.replace(b"\0", b"/") for key in dict.fromkeys(links.values()))
+
+
+def part(whole: IO[bytes], begin: int, end: int) -> dict[bytes, Entry]:
+    """Return the tree of an archive in a file, with the places of contents in the whole file."""
+    tree = read(Part(whole, begin, end), None)
+    for entry in {id(entry): entry for entry in tree.values() if entry is not MARK}.values():
+        entry.data += begin
+    return tree
+
+
+def read(
+    source: Source,
+    without: Callable[[str], bool] | None,
+    below: Mapping[bytes, Entry] | None = None,
+) -> dict[bytes, Entry]:
+    """Return the archive's last entry for each path, hard links led to files; raises ImageError.
+
+    `below` has the files of lower layers that hard links lead to, and the folders above them.
+    Without it, such links raise LinksBelowError.
+    """
     growing = _Growing()
     for name, entry in tarread.entries(source):
         key = _key(name)
@@ -46,16 +73,20 @@ def read(source: Source, without: Callable[[str], bool] | None) -> dict[bytes, E
             growing.link(key, _key(entry.link), entry)
         else:
             growing.add(*place)
-    _lead(growing.tree, growing.pending)
+    _lead(growing, below)
     return growing.tree
 
 
 class _Growing:
-    """The tree while it is read; `pending` are hard links to files that come later."""
+    """The tree while it is read; `pending` are hard links to files that are not in it yet.
+
+    `cut_off` are those of them that cannot lead to a lower layer's: it was hidden when they came.
+    """
 
     def __init__(self) -> None:
         self.tree: dict[bytes, Entry] = {}
         self.pending: dict[bytes, bytes] = {}
+        self.cut_off: set[bytes] = set()
         self.names = self.turns = 0
 
     def count(self, key: bytes, entry: Entry) -> None:
@@ -84,6 +115,9 @@ class _Growing:
         if there is None or there.kind in {HARD_LINK, FOLDER}:
             self.add(key, entry)
             self.pending[key] = target
+            self.cut_off.discard(key)
+            if _hidden(self.tree, target):
+                self.cut_off.add(key)
         else:
             there.shared = True
             self.add(key, there)
@@ -156,24 +190,59 @@ def _deleted(key: bytes, entry: Entry) -> tuple[bytes, Entry] | None:
     return key, entry
 
 
-def _lead(tree: dict[bytes, Entry], pending: dict[bytes, bytes]) -> None:
-    """Let the hard links whose files came later be these files; raises ImageError."""
+def _lead(growing: _Growing, below: Mapping[bytes, Entry] | None) -> None:
+    """Let the hard links that are pending be the files that they lead to; raises ImageError."""
+    tree, pending = growing.tree, growing.pending
+    missing: dict[bytes, bytes] = {}
     for key in list(pending):
         trail: dict[bytes, None] = {}
-        here = key
+        here = last = key
         while here in pending and here not in trail:
             trail[here] = None
-            here = pending[here]
+            last, here = here, pending[here]
         there = tree.get(here)
+        if there is None and last in growing.cut_off:
+            raise _no_file(key, here, "which the same layer deletes")
+        if there is None and below is None:
+            missing[key] = here
+            continue
+        if there is None and below is not None:
+            there = _copied_up(tree, here, below)
         if there is None or there.kind in {HARD_LINK, FOLDER} or there is MARK:
-            raise _no_file(key, here)
+            where = "" if below is None else ", here or in the layers below"
+            raise _no_file(key, here, f"which is no file{where}")
         there.shared = True
         for name in trail:
             tree[name] = there
             del pending[name]
+    if missing:
+        raise LinksBelowError(missing)
 
 
-def _no_file(key: bytes, target: bytes) -> ImageError:
-    return ImageError(
-        f"'{shown(key)}' in the archive is a hard link to '{shown(target)}', which is no file"
-    )
+def _copied_up(tree: dict[bytes, Entry], key: bytes, below: Mapping[bytes, Entry]) -> Entry | None:
+    """Return a lower layer's file, which is in this layer now, unless that has deleted it since."""
+    found = below.get(key)
+    if found is None or found.kind == FOLDER or _hidden(tree, key):
+        return found
+    tree[key] = found
+    while key := parent(key):
+        if key in below:
+            tree.setdefault(key, below[key])
+    return found
+
+
+def _hidden(tree: Mapping[bytes, Entry], key: bytes) -> bool:
+    """Tell whether a layer hides what lower ones have at a path."""
+    while key:
+        folder, _, name = key.rpartition(b"\0")
+        above = tree.get(folder)
+        if above is not None and above.kind != FOLDER:
+            return True
+        if join(folder, WHITEOUT + name) in tree or join(folder, OPAQUE) in tree:
+            return True
+        key = folder
+    return False
+
+
+def _no_file(key: bytes, target: bytes, why: str = "which is no file") -> ImageError:
+    return ImageError(f"'{shown(key)}' in the archive is a hard link to '{shown(target)}', {why}")

@@ -14,6 +14,7 @@ from apppot.image.registry import manifests, names, partial
 from apppot.image.registry.client import MISSING, Repository
 from apppot.image.registry.transport import RegistryError
 from apppot.image.store import stores
+from apppot.image.tartree import LinksBelowError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -148,18 +149,30 @@ class _Work:
         """Return the layers, those that are not known fetched and made; raises ImageError."""
         known = arrival.known(self.store)
         missing = {
-            diff_id: blob
-            for blob, diff_id in zip(blobs, diff_ids, strict=True)
-            if diff_id not in known
+            diff_ids[number]: blob
+            for number, blob in enumerate(blobs)
+            if known.keys().isdisjoint((diff_ids[number], arrival.key(diff_ids[: number + 1])))
         }
         self.total = sum(blob.size for blob in missing.values())
         compressed.check_room(self.store.path, 2 * self.total + compressed.RESERVE)
         if missing:
             known.update(self._fetch_all(missing))
-        return [known[diff_id] for diff_id in diff_ids]
+        made: list[Descriptor] = []
+        for number, blob in enumerate(blobs):
+            name = diff_ids[number]
+            if name not in known:
+                name = arrival.key(diff_ids[: number + 1])
+            if name not in known:
+                self.step(f"layer {number + 1}: fetching files of those below it")
+                known[name] = self._layer(blob, diff_ids[number], made)
+            made.append(known[name])
+        return made
 
     def _fetch_all(self, missing: dict[str, Descriptor]) -> dict[str, Descriptor]:
-        """Fetch several layers at once; the first error ends the others."""
+        """Fetch several layers at once; the first error ends the others.
+
+        Those that have files of the layers below are not in the result: they come after these.
+        """
         pool = ThreadPoolExecutor(AT_ONCE)
         try:
             # The biggest first, so that it is not what is waited for at the end.
@@ -171,21 +184,29 @@ class _Work:
             pool.shutdown(cancel_futures=True)
         for error in sorted((e for e in errors if e), key=lambda e: isinstance(e, _Stopped)):
             raise error
-        return {diff_id: job.result() for diff_id, job in jobs.items()}
+        self._stop.clear()
+        made = {diff_id: job.result() for diff_id, job in jobs.items()}
+        return {diff_id: layer for diff_id, layer in made.items() if layer}
 
-    def _guarded(self, blob: Descriptor, diff_id: str) -> Descriptor:
+    def _guarded(self, blob: Descriptor, diff_id: str) -> Descriptor | None:
         try:
-            return self._layer(blob, diff_id)
+            return self._layer(blob, diff_id, None)
+        except LinksBelowError:
+            return None
         except BaseException:
             self._stop.set()
             raise
 
-    def _layer(self, blob: Descriptor, diff_id: str) -> Descriptor:
+    def _layer(
+        self, blob: Descriptor, diff_id: str, below: Sequence[Descriptor] | None
+    ) -> Descriptor:
         """Fetch a layer and make it; once more if what was kept of it was damaged."""
         with partial.place(self.store, blob.digest) as file:
             resumed = file.seek(0, os.SEEK_END) > 0
             try:
-                return self._made(blob, diff_id, file)
+                return self._made(blob, diff_id, file, below)
+            except LinksBelowError:
+                raise
             except ImageError as error:
                 passing = isinstance(error, RegistryError) and not isinstance(
                     error, partial.DamagedBlobError
@@ -193,11 +214,16 @@ class _Work:
                 if passing or not resumed:
                     raise
                 file.truncate(0)
-            return self._made(blob, diff_id, file)
+            return self._made(blob, diff_id, file, below)
 
-    def _made(self, blob: Descriptor, diff_id: str, file: IO[bytes]) -> Descriptor:
-        pieces = self._watched(partial.fetched(self.repository, blob, file, self._told))
-        return arrival.layer(self.adding, pieces, blob.size, diff_id=diff_id, origin=blob)
+    def _made(
+        self, blob: Descriptor, diff_id: str, file: IO[bytes], below: Sequence[Descriptor] | None
+    ) -> Descriptor:
+        told = self._told if below is None else lambda _: None  # has been told the first time
+        pieces = self._watched(partial.fetched(self.repository, blob, file, told))
+        return arrival.layer(
+            self.adding, pieces, blob.size, diff_id=diff_id, origin=blob, below=below
+        )
 
     def _watched(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:

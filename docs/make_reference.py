@@ -16,7 +16,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FOLDER = os.path.join(HERE, "reference", "verbs")
 _NOTE = "<!-- Made by docs/make_reference.py from the verb's parser. Do not edit. -->"
 # Defaults that a caller's environment could change.
-_ENVIRONMENT = ("APPPOT_MEMORY",)
+_ENVIRONMENT = ("APPPOT_MEMORY", "APPPOT_ENGINE")
 
 
 def pages() -> dict[str, str]:

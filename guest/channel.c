@@ -19,6 +19,7 @@ enum {
      * not looked at while less than half of it is free. */
     RESERVE = 64 * 1024,
     RECORDS_SIZE = 2048,
+    DEVICE_WAIT_MILLISECONDS = 5000,
 };
 
 static int descriptor = -1;
@@ -33,9 +34,27 @@ static struct {
     uint8_t out[OUTPUT_SIZE];
 } channel;
 
+/* A virtual PC's port appears a moment after the kernel's start, and is connected a moment later:
+ * until then it looks as if the host had hung up. */
+static int open_and_connect(const char *device, int milliseconds)
+{
+    int fd = -1;
+    for (; milliseconds > 0; milliseconds--) {
+        if (fd < 0)
+            fd = open(device, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+        if (fd < 0 && errno != ENOENT && errno != ENXIO && errno != ENODEV)
+            return -1;
+        struct pollfd state = {.fd = fd, .events = POLLOUT};
+        if (fd >= 0 && poll(&state, 1, 0) >= 0 && (state.revents & POLLHUP) == 0)
+            return fd;
+        poll(NULL, 0, 1);
+    }
+    return fd;
+}
+
 int channel_open(const char *device)
 {
-    int fd = open(device, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    int fd = open_and_connect(device, DEVICE_WAIT_MILLISECONDS);
     if (fd < 0)
         return -1;
     struct termios mode;
@@ -228,8 +247,12 @@ void channel_drain(int milliseconds)
         if (left <= 0 || poll(&wait, 1, (int)left) == 0 || (wait.revents & POLLHUP) != 0)
             return;
     }
-    int queued = 0;
-    while (!channel.broken && ioctl(descriptor, TIOCOUTQ, &queued) == 0 && queued > 0 &&
+    int queued = 0, known = 0;
+    while (!channel.broken && (known = ioctl(descriptor, TIOCOUTQ, &queued)) == 0 && queued > 0 &&
            milliseconds_now() < end)
         poll(NULL, 0, 1);
+    /* A device that does not tell what is still under way: the host hangs up when it has all. */
+    long left = end - milliseconds_now();
+    if (!channel.broken && known != 0 && left > 0)
+        poll(&(struct pollfd){.fd = descriptor}, 1, (int)left);
 }

@@ -125,6 +125,7 @@ static bool read_rule(const char *option, const char *value)
         {"--ro", ACCESS_READ, true},      {"--ro-fd", ACCESS_READ, false},
         {"--rw", ACCESS_WRITE, true},     {"--rw-fd", ACCESS_WRITE, false},
         {"--rx", ACCESS_EXECUTE, true},   {"--rx-fd", ACCESS_EXECUTE, false},
+        {"--list-fd", ACCESS_LIST, false},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (strcmp(option, kinds[i].name) == 0) {

@@ -70,6 +70,7 @@ static uint64_t rights_for(enum access access, bool folder)
 {
     const uint64_t read = FS_READ_FILE | (folder ? FS_READ_DIR : 0);
     switch (access) {
+    case ACCESS_LIST: return folder ? FS_READ_DIR : 0;
     case ACCESS_READ: return read;
     case ACCESS_EXECUTE: return read | FS_EXECUTE;
     case ACCESS_WRITE: break;

@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE };
+enum access { ACCESS_LIST, ACCESS_READ, ACCESS_WRITE, ACCESS_EXECUTE };
 
 /* The version of Landlock that the running kernel offers; 0: none. */
 int landlock_version(void);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <linux/blkpg.h>
 #include <stdio.h>
 #include <string.h>
@@ -280,6 +281,28 @@ static int make_mount_point(const struct share_spec *share, const struct machine
     return fd < 0 ? -1 : close(fd);
 }
 
+/* Mounts the folder of a shared file where nobody looks, and of it the file alone. */
+static int mount_part(const struct share_spec *share, unsigned long flags)
+{
+    static const char aside[] = "/run/.share";
+    char path[sizeof aside + NAME_MAX + 1];
+    if (mkdir(aside, 0700) != 0 || mount(share->source, aside, share->type, flags, share->options) != 0)
+        return -1;
+    snprintf(path, sizeof path, "%s/%s", aside, share->part);
+    int error = mount(path, share->target, NULL, MS_BIND, NULL) == 0 ? 0 : errno;
+    umount2(aside, MNT_DETACH);
+    rmdir(aside);
+    errno = error;
+    return error == 0 ? 0 : -1;
+}
+
+static int mount_share(const struct share_spec *share, unsigned long flags)
+{
+    return share->part != NULL
+               ? mount_part(share, flags)
+               : mount(share->source, share->target, share->type, flags, share->options);
+}
+
 bool machine_mount_shares(const struct machine_spec *spec)
 {
     for (size_t i = 0; i < spec->share_count; i++) {
@@ -287,7 +310,7 @@ bool machine_mount_shares(const struct machine_spec *spec)
         unsigned long flags = MS_NOSUID | MS_NODEV | (share->read_only ? MS_RDONLY : 0);
         if (make_mount_point(share, spec) != 0)
             return fail("share", errno, "make the mount point %s", share->target);
-        if (mount(share->source, share->target, share->type, flags, share->options) != 0)
+        if (mount_share(share, flags) != 0)
             return fail("share", errno, "mount the shared folder %s (%s)", share->target,
                         share->type);
         if (share->read_only)

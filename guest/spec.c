@@ -67,7 +67,8 @@ static const struct field machine_fields[] = {
     {13, LINE, true},    {14, LINE, true},    {15, NUMBER, false}, {16, NUMBER, true},
     {17, TEXT, true},    {18, FLAG, false},   {19, NUMBER, true},
     {20, NUMBER, false}, {21, NUMBER, false}, {22, LINE, false},   {23, LINE, false},
-    {24, LINE, false},   {25, FLAG, false},   {26, FLAG, false},   {30, NUMBER, false},
+    {24, LINE, false},   {25, FLAG, false},   {26, FLAG, false},   {27, TEXT, true},
+    {30, NUMBER, false},
 };
 
 static const char *share_record(struct machine_spec *spec, const struct record *record)
@@ -84,7 +85,8 @@ static const char *share_record(struct machine_spec *spec, const struct record *
     struct share_spec *share = &spec->shares[spec->share_count - 1];
     const char **place = record->tag == 6   ? &share->source
                          : record->tag == 7 ? &share->target
-                                            : &share->options;
+                         : record->tag == 8 ? &share->options
+                                            : &share->part;
     if (record->tag == 9) {
         uint64_t flags = get_u64(record->data);
         share->read_only = (flags & 1) != 0;
@@ -162,6 +164,10 @@ static const char *machine_check(const struct machine_spec *spec)
             return "shared folder without source or mount point";
         if (share->target[0] != '/')
             return "mount point of a shared folder is not absolute";
+        const char *part = share->part;
+        if (part != NULL && (part[0] == 0 || strchr(part, '/') != NULL ||
+                             strcmp(part, ".") == 0 || strcmp(part, "..") == 0))
+            return "part of a shared folder is not a name";
     }
     if (spec->uid >= UINT32_MAX || spec->gid >= UINT32_MAX || spec->mtu > UINT32_MAX)
         return "number out of range";

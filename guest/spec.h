@@ -25,6 +25,8 @@ struct text_list {
 
 struct share_spec {
     const char *type, *source, *target, *options;
+    /* The one file of the source that is mounted; NULL: the source is it. */
+    const char *part;
     bool read_only, single_file;
 };
 

@@ -17,7 +17,7 @@ from apppot.agent.task import Task
 from apppot.control import ControlServer
 from apppot.ending import command_status, command_trouble, stage_hint
 from apppot.errors import AppPotError, ExitStatus, MachineError
-from apppot.lean import TYPE_CHECKING, dataclass
+from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine.placement import INTERVAL, Balancer
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Driver:
     def drive(self, stack: ExitStack, *, host_cpus: tuple[int, ...]) -> Outcome:
         """Run the loop to the machine's end; raises AppPotError if the payload has no status."""
         session, loop = self._session, self._loop
-        session.on_hello = lambda: session.configure(self._machine.guest)
+        session.on_hello = self._hello
         session.on_ready = self._ready
         session.on_end = self._ended
         session.on_notice = self._notice
@@ -163,6 +163,12 @@ class Driver:
         self._loop.timer("balance", INTERVAL, look)
 
     # -- the machine ------------------------------------------------------------------------
+
+    def _hello(self) -> None:
+        guest = self._machine.guest
+        if not self._machine.has_clock:
+            guest = replace(guest, clock=time.time_ns())
+        self._session.configure(guest)
 
     def _ready(self) -> None:
         self._phase = Phase.RUNNING

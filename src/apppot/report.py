@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from apppot import __version__
 from apppot.errors import AppPotError
+from apppot.machine.model import EngineName
 
 if TYPE_CHECKING:
     from apppot.run import Finished
@@ -75,8 +76,8 @@ def report(finished: Finished) -> dict[str, Any]:
         },
         "command": [os.fsdecode(word) for word in finished.command.arguments],
         "machine": {
-            "engine": "uml",
-            "mode": str(machine.mode),
+            "engine": str(finished.engine),
+            "mode": str(machine.mode) if finished.engine is EngineName.UML else None,
             "kernel": outcome.kernel,
             "cpus": machine.cpus,
             "host_cpus": list(machine.host_cpus),

@@ -9,12 +9,13 @@ import time
 from apppot import process
 from apppot.agent import terminal
 from apppot.agent.spec import CommandSpec, GuestUser
-from apppot.errors import AppPotError, MachineError, UsageError
+from apppot.errors import AppPotError, UsageError
 from apppot.identity import Identity, identity
 from apppot.image import store
 from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine import limits, placement, rundir
-from apppot.machine.model import LayerFile, MachineSpec, Network, Share, UmlMode
+from apppot.machine.choice import choose
+from apppot.machine.model import EngineName, LayerFile, MachineSpec, Network, Share, UmlMode
 from apppot.machine.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from apppot.drive import Outcome
     from apppot.image.model import Image, ImageConfig, Layer
     from apppot.image.saving import Wanted
+    from apppot.machine.choice import Choice
 
 JOB = b"/job"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -60,6 +62,7 @@ class RunRequest:
     grace: float = 20.0
     terminal: bool = False
     verbose: bool = False
+    engine: EngineName | None = None  # None: by the setting run.engine
     mode: UmlMode | None = None
     kernel_arguments: tuple[str, ...] = ()
     stdio: tuple[int, int, int] = (0, 1, 2)
@@ -79,6 +82,7 @@ class Finished:
     """A run that is over: what ran, when (seconds since 1970), and how it ended."""
 
     image: Image
+    engine: EngineName
     machine: MachineSpec
     command: CommandSpec
     began: float
@@ -150,7 +154,7 @@ def _folder(path: str) -> str:
     return found
 
 
-def machine_spec(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
+def machine_spec(request: RunRequest, image: Image, who: Identity, choice: Choice) -> MachineSpec:
     """Return the machine for a request; raises AppPotError if this host cannot give it."""
     allowed = limits.allowed_cpus()
     if request.cpus > len(allowed):
@@ -161,7 +165,7 @@ def machine_spec(request: RunRequest, image: Image, who: Identity) -> MachineSpe
         memory = limits.auto_memory(limit)
         if request.verbose:
             terminal.tell(f"memory {limits.show_size(memory)}, from {limit.source}")
-    mode = _mode(request)
+    mode = choice.mode or UmlMode.SECCOMP
     if mode is UmlMode.PTRACE and request.cpus > 1:
         raise UsageError(
             f"--cpus {request.cpus}: several virtual CPUs need the seccomp mode of User-Mode Linux",
@@ -174,7 +178,9 @@ def machine_spec(request: RunRequest, image: Image, who: Identity) -> MachineSpe
         hostname=request.hostname,
         layers=tuple(map(_layer_file, image.layers)),
         cpus=request.cpus,
-        host_cpus=placement.choose(allowed, request.cpus),
+        host_cpus=placement.choose(allowed, request.cpus)
+        if choice.name is EngineName.UML
+        else allowed,
         memory=memory,
         mode=mode,
         scratch=request.scratch,
@@ -192,22 +198,6 @@ def machine_spec(request: RunRequest, image: Image, who: Identity) -> MachineSpe
 def _layer_file(layer: Layer) -> LayerFile:
     partition = layer.size if layer.type and layer.offset else 0
     return LayerFile(layer.path, layer.offset, layer.type, partition)
-
-
-def _mode(request: RunRequest) -> UmlMode:
-    if request.mode:
-        return request.mode
-    from apppot.machine import probes
-
-    known = probes.uml_mode()
-    if known.mode is probes.Mode.NONE:
-        raise MachineError(
-            f"User-Mode Linux does not boot here: {known.reason}",
-            hint="'apppot doctor' shows the rest",
-        )
-    if request.verbose:
-        terminal.tell(f"engine uml, {known.mode} mode: {known.reason}")
-    return UmlMode(known.mode)
 
 
 def command_spec(
@@ -284,8 +274,6 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
 
     With `image`, that one is used, and not the one that the request names.
     """
-    from apppot.machine.uml import UmlEngine
-
     began = time.time()
     with contextlib.ExitStack() as stack:
         stack.enter_context(process.signals_held())  # until the driver's loop can act on them
@@ -303,10 +291,13 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             from apppot.image import changefile
 
             image = changefile.stacked(image, request.changes)
-        spec = machine_spec(request, image, who)
+        choice = choose(request.engine, request.mode)
+        if request.verbose:
+            terminal.tell(choice)
+        spec = machine_spec(request, image, who, choice)
         command = command_spec(request, image, who, os.environ)
         rundir.sweep()
-        engine = UmlEngine()
+        engine = choice.engine()
         folder = stack.enter_context(RunDir.make())
         machine = engine.start(spec, folder, stack)
         # What follows is loaded while the kernel boots, and so costs no time.
@@ -329,13 +320,18 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             capture=request.capture,
             notice=terminal.tell if request.verbose else lambda _: None,
         )
-        folder.record(_facts(request, image, spec, command, began))
+        folder.record(_facts(request, image, choice, spec, command, began))
         outcome = driver.drive(stack, host_cpus=spec.host_cpus)
-    return Finished(image, spec, command, began, time.time(), outcome)
+    return Finished(image, choice.name, spec, command, began, time.time(), outcome)
 
 
 def _facts(
-    request: RunRequest, image: Image, spec: MachineSpec, command: CommandSpec, began: float
+    request: RunRequest,
+    image: Image,
+    choice: Choice,
+    spec: MachineSpec,
+    command: CommandSpec,
+    began: float,
 ) -> dict[str, object]:
     """Return what `apppot ps` shows of a machine, and what `exec` needs to know of it."""
     return {
@@ -351,7 +347,7 @@ def _facts(
         "user": command.user,
         "umask": command.umask,
         "started": began,
-        "engine": "uml",
+        "engine": str(choice.name),
         "cpus": spec.cpus,
         "memory": spec.memory,
         "job_dir": request.job_dir and os.path.abspath(request.job_dir),

@@ -141,10 +141,11 @@ def test_every_key_of_the_report_is_listed() -> None:
 
     from apppot.agent.spec import CommandSpec
     from apppot.image.model import Image
-    from apppot.machine.model import MachineSpec
+    from apppot.machine.model import EngineName, MachineSpec
 
     outcome = Outcome(0, Source.PAYLOAD, None)
-    finished = Finished(empty(Image), empty(MachineSpec), empty(CommandSpec), 0.0, 1.0, outcome)
+    image, machine, command = empty(Image), empty(MachineSpec), empty(CommandSpec)
+    finished = Finished(image, EngineName.UML, machine, command, 0.0, 1.0, outcome)
     rows = re.findall(r"^\| `([a-z_.]+)` \|", read("docs/reference/report.md"), re.MULTILINE)
     assert rows == list(_keys(report(finished)))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from apppot import paths
 from apppot.errors import ProcessError
 from apppot.kit import Kit
-from apppot.machine.probes import Mode, UmlMode, boot, forget_uml_mode, mode, uml_mode
+from apppot.machine.probes import Mode, UmlMode, boot, forget_uml_mode, mode, remembered, uml_mode
 from tests.children import children
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def test_failure_and_time_outs_are_not_remembered(
 
     monkeypatch.setattr(boot, "boot", slow)
     assert uml_mode(kit).mode is Mode.PTRACE
-    assert not os.path.exists(mode._cache_path())
+    assert not os.path.exists(remembered.path())
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(
@@ -186,7 +186,7 @@ def test_a_remembered_answer_is_quick(tmp_path: Path) -> None:
 @given(st.binary(max_size=200))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 def test_a_damaged_cache_is_no_answer(content: bytes) -> None:
-    path = mode._cache_path()
+    path = remembered.path()
     assert path.startswith(paths.cache_dir())
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:

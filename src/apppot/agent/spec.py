@@ -19,6 +19,7 @@ class GuestShare:
     options: str
     read_only: bool
     single_file: bool = False
+    part: bytes = b""  # the one file of the source that appears at the target
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class GuestSpec:
             yield 7, share.target
             yield 8, share.options
             yield 9, int(share.read_only) | int(share.single_file) << 1
+            if share.part:
+                yield 27, share.part
         if self.network:
             for tag, texts in (
                 (10, self.network.addresses),

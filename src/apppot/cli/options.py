@@ -9,7 +9,7 @@ from apppot import config
 from apppot.errors import UsageError
 from apppot.lean import TYPE_CHECKING
 from apppot.machine.limits import parse_duration, parse_size
-from apppot.machine.model import Network, Share, UmlMode
+from apppot.machine.model import EngineName, Network, Share, UmlMode
 from apppot.run import RunRequest
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="WORD",
         help="one more word for the guest kernel's command line",
     )
+    add_engine_option(machine)
     machine.add_argument(
         "--uml-mode",
         type=UmlMode,
@@ -115,6 +116,16 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     )
     payload.add_argument("--report", metavar="FILE", help="write a JSON report")
     parser.add_argument("--verbose", "-v", action="store_true", help="say what is done, and why")
+
+
+def add_engine_option(group: argparse._ActionsContainer) -> None:
+    """Add the option that says who runs the guest's kernel."""
+    group.add_argument(
+        "--engine",
+        type=EngineName,
+        choices=list(EngineName),
+        help="who runs the guest's kernel (auto: kvm if it works here, else uml, else tcg)",
+    )
 
 
 def add_save_options(parser: argparse.ArgumentParser) -> None:
@@ -205,6 +216,7 @@ def request_from(
         grace=options.grace,
         terminal=terminal,
         verbose=options.verbose,
+        engine=options.engine,
         mode=options.uml_mode,
         kernel_arguments=tuple(options.kernel_arg),
     )

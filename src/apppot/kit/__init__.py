@@ -22,6 +22,7 @@ MKFS_EROFS = "bin/mkfs.erofs"
 MKE2FS = "bin/mke2fs"
 CONFINE = "bin/confine"
 AGENT = "boot/agent.cpio"
+PC_KERNEL = "boot/bzImage"
 
 
 @dataclass(frozen=True)

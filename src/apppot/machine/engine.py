@@ -41,6 +41,7 @@ class Machine:
     console: str
     helpers: dict[int, str] = field(default_factory=dict)
     end: ProcessEnd | None = None
+    has_clock: bool = True  # the guest's clock is the host's
 
     def kill(self) -> None:
         """End the machine and its helpers at once, and reap them."""

@@ -17,6 +17,15 @@ class Network(StrEnum):
     NONE = "none"
 
 
+class EngineName(StrEnum):
+    """The ways to run a guest kernel; `auto` is the best one that works."""
+
+    AUTO = "auto"
+    UML = "uml"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
 class UmlMode(StrEnum):
     """How User-Mode Linux catches the system calls of guest programs."""
 

@@ -19,10 +19,13 @@ from apppot.machine.uml import UmlEngine
 
 if TYPE_CHECKING:
     from apppot.kit import Kit
+    from apppot.machine.engine import Engine
     from apppot.machine.probes.mode import Mode
+    from apppot.machine.qemu import Accelerator
 
 MAGIC = b"APPPOT\0\1"
 DEADLINE = 10.0
+_PC_MEMORY = 256 << 20
 _NOISE = re.compile(
     r"^\s*$|^\s*\[<|^Stack:|^Call Trace|^\s*[0-9a-f]{8} |^R[A-Z0-9]{1,2}:|^EFLAGS"
     r"|^(Core dump limits|\s+soft -|\s+hard -)|\.\.\.\s*(OK|none found)$"
@@ -33,7 +36,7 @@ _NOISE = re.compile(
 class Boot:
     """One try: how long until the agent said hello, or why it did not."""
 
-    mode: Mode
+    mode: Mode | None
     ok: bool
     seconds: float
     why: str
@@ -42,19 +45,30 @@ class Boot:
 
 
 def boot(kit: Kit, mode: Mode, *, deadline: float = DEADLINE) -> Boot:
-    """Boot as a run does, without an image, and end the machine; nothing is left behind."""
+    """Boot User-Mode Linux as a run does, without an image; nothing is left behind."""
+    return _boot(UmlEngine(kit), mode, MINIMUM_MEMORY, deadline)
+
+
+def boot_pc(kit: Kit, accelerator: Accelerator, *, deadline: float) -> Boot:
+    """Boot the kit's PC kernel under QEMU in the same way."""
+    from apppot.machine.qemu import QemuEngine
+
+    return _boot(QemuEngine(accelerator, kit), None, _PC_MEMORY, deadline)
+
+
+def _boot(engine: Engine, mode: Mode | None, memory: int, deadline: float) -> Boot:
     spec = MachineSpec(
         hostname="probe",
         layers=(),
         cpus=1,
         host_cpus=allowed_cpus(),
-        memory=MINIMUM_MEMORY,
-        mode=UmlMode(mode),
+        memory=memory,
+        mode=UmlMode(mode) if mode else UmlMode.SECCOMP,
         network=Network.NONE,
     )
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
-        machine = UmlEngine(kit).start(spec, stack.enter_context(RunDir.make()), stack)
+        machine = engine.start(spec, stack.enter_context(RunDir.make()), stack)
         channel = stack.enter_context(socket.socket(fileno=machine.channel))
         ok = _says_hello(channel, begin + deadline)
         seconds = time.monotonic() - begin

@@ -27,7 +27,8 @@ _PROBES = {
     "passt": "programs",
     "landlock": "isolation",
     "user-namespaces": "isolation",
-    "kvm": "kvm",
+    "kvm": "pc",
+    "tcg": "pc",
     "store": "storage",
     "runtime": "storage",
     "shared-folders": "storage",
@@ -35,7 +36,7 @@ _PROBES = {
 }
 NAMES = tuple(_PROBES)
 # These boot something or start a program; without them an examination takes about 0.1 s.
-_SLOW = frozenset({"kvm", "passt"})
+_SLOW = frozenset({"kvm", "tcg", "passt"})
 QUICK = tuple(name for name in NAMES if name not in _SLOW)
 
 

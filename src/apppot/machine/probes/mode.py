@@ -9,14 +9,12 @@ import os
 import resource
 from enum import StrEnum
 
-from apppot import paths
 from apppot.lean import TYPE_CHECKING, dataclass
+from apppot.machine.probes import remembered
 
 if TYPE_CHECKING:
     from apppot.kit import Kit
     from apppot.machine.probes.boot import Boot
-
-_REMEMBERED = 16
 
 
 class Mode(StrEnum):
@@ -66,10 +64,7 @@ def uml_mode(kit: Kit | None = None) -> UmlMode:
 
 def forget_uml_mode() -> None:
     """Forget the answers for this host: for an engine whose machine did not start."""
-    try:
-        os.unlink(_cache_path())
-    except OSError:
-        return
+    remembered.forget()
 
 
 def _reason(mode: Mode, tries: list[Boot]) -> str:
@@ -81,11 +76,9 @@ def _reason(mode: Mode, tries: list[Boot]) -> str:
 
 def _key(kit: Kit) -> str:
     """Return what the answer depends on: the kit's files, the user, and the user's fences."""
-    parts: list[object] = [os.geteuid(), resource.getrlimit(resource.RLIMIT_AS)[0], _fences()]
-    for name in ("bin/linux", "boot/agent.cpio"):
-        found = os.stat(kit.file(name))
-        parts += [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
-    return " ".join(map(str, parts))
+    own = (os.geteuid(), resource.getrlimit(resource.RLIMIT_AS)[0], _fences())
+    files = remembered.files_key((kit.file("bin/linux"), kit.file("boot/agent.cpio")))
+    return f"{' '.join(map(str, own))} {files}"
 
 
 def _fences() -> str:
@@ -97,47 +90,10 @@ def _fences() -> str:
         return "?"
 
 
-def _cache_path() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot_id = file.read().strip()
-    except OSError:
-        boot_id = "unknown"
-    host = os.uname().nodename.replace("/", "_")
-    return os.path.join(paths.cache_dir(), "probes", f"{host}-{boot_id}")
-
-
-def _lines() -> list[str]:
-    try:
-        with open(_cache_path(), encoding="utf-8", errors="replace") as file:
-            return file.read(65536).splitlines()
-    except OSError:
-        return []
-
-
 def _recall(key: str) -> UmlMode | None:
-    for line in _lines():
-        known, _, rest = line.partition("\t")
-        mode, _, reason = rest.partition("\t")
-        if known == key and reason and mode in (Mode.SECCOMP, Mode.PTRACE):
-            return UmlMode(Mode(mode), reason)
-    return None
+    known = remembered.recall(key, (Mode.SECCOMP, Mode.PTRACE))
+    return UmlMode(Mode(known[0]), known[1]) if known else None
 
 
 def _remember(key: str, answer: UmlMode) -> None:
-    """Write the answer aside and rename; a cache that cannot be written is no harm."""
-    path = _cache_path()
-    aside = f"{path}.{os.getpid()}"
-    reason = " ".join(answer.reason.split())
-    others = [line for line in _lines() if line.partition("\t")[0] != key]
-    text = "\n".join([*others, f"{key}\t{answer.mode}\t{reason}"][-_REMEMBERED:]) + "\n"
-    try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.rename(aside, path)
-    except OSError:
-        try:
-            os.unlink(aside)
-        except OSError:
-            return
+    remembered.remember(key, answer.mode, answer.reason)

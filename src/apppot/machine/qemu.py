@@ -1,0 +1,334 @@
+"""The QEMU engine: a PC with virtio devices, run by the processor (kvm) or translated (tcg)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from _socket import socketpair
+from enum import StrEnum
+
+from apppot import kit, process
+from apppot.agent.spec import GuestLayer, GuestShare, GuestSpec
+from apppot.errors import MachineError
+from apppot.lean import TYPE_CHECKING, dataclass, replace
+from apppot.machine import network, scratch, virtual
+from apppot.machine.engine import Engine, Hand, Machine, disk_name
+from apppot.machine.model import MachineSpec, Network, Share
+from apppot.machine.rundir import CONSOLE, RunDir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import ExitStack
+
+CHANNEL = "/dev/vport0p1"
+# One device each for the channel and the network: what is left of the functions of the slots
+# 1 to 30 of the first PCI bus is for disks and folders.
+_FUNCTIONS = 8
+_SLOTS = range(1, 31)
+MOST_DEVICES = len(_SLOTS) * _FUNCTIONS
+_MACHINE = "sata=off,smbus=off,usb=off,vmport=off,mem-merge=off,dump-guest-core=off"
+_MTU = 65520  # passt's own
+# Where the dynamic linker, libraries, modules and firmware may be.
+_SYSTEM = ("/usr", "/lib", "/lib64", "/nix/store", "/gnu/store")
+_SYSTEM_FILES = ("/proc", "/sys/devices/system", "/etc/ld.so.cache", "/dev/urandom")
+_9P = "trans=virtio,version=9p2000.L,msize=512000,cache=mmap,posixacl"
+
+
+class Accelerator(StrEnum):
+    """Who executes the guest's instructions."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A shared folder's descriptor, and what is shared of it: all, or the file `name`."""
+
+    number: int
+    file: int | None = None  # the descriptor of the file, which alone may be reached
+    name: bytes = b""
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """The numbers under which QEMU inherits what it may use."""
+
+    channel: int
+    console: int
+    kernel: int
+    initrd: int
+    run: int
+    layers: tuple[int, ...]
+    shares: tuple[Folder, ...] = ()
+    scratch: int | None = None
+    network: int | None = None
+
+
+def kernel_arguments(accelerator: Accelerator, spec: MachineSpec) -> list[str]:
+    """Return the guest kernel's command line; it holds no text of the user's."""
+    arguments = [
+        "console=hvc0",
+        "panic=-1",
+        "reboot=t",
+        "no_timer_check",
+        "tsc=reliable",
+        "i8042.noaux",
+        f"apppot.channel={CHANNEL}",
+    ]
+    if accelerator is Accelerator.TCG:
+        # What protects from a processor's leaks has nothing to protect here, and is translated.
+        arguments.append("mitigations=off")
+    return [*arguments, *spec.kernel_arguments]
+
+
+def qemu_arguments(
+    program: str, accelerator: Accelerator, spec: MachineSpec, given: Descriptors
+) -> list[str]:
+    """Return QEMU's command line. It holds no text of the user's: files are numbers.
+
+    Raises MachineError if the machine would have more devices than a PC has places for.
+    """
+    devices = list(_devices(spec, given))
+    if len(devices) > MOST_DEVICES:
+        raise MachineError(
+            f"{len(spec.layers)} layers and {len(spec.shares)} shared folders are more than the"
+            f" {MOST_DEVICES - 3} devices of a machine under {accelerator}",
+            hint="use fewer --bind, or an image with fewer layers",
+        )
+    placed = [
+        f"{device},addr={_SLOTS[n // _FUNCTIONS]:#x}.{n % _FUNCTIONS},multifunction=on"
+        for n, device in enumerate(devices)
+    ]
+    # fmt: off
+    return [
+        program,
+        "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-machine", f"q35,accel={accelerator},{_MACHINE}",
+        "-cpu", "host" if accelerator is Accelerator.KVM else "max,la57=off",
+        "-smp", str(spec.cpus),
+        "-m", f"{spec.memory >> 10}k",
+        "-kernel", f"/proc/self/fd/{given.kernel}",
+        "-initrd", f"/proc/self/fd/{given.initrd}",
+        "-append", " ".join(kernel_arguments(accelerator, spec)),
+        *_backends(spec, given),
+        *(word for device in placed for word in ("-device", device)),
+        "-device", "virtconsole,chardev=console,nr=0",
+        "-device", "virtserialport,chardev=channel,nr=1",
+    ]
+    # fmt: on
+
+
+def _backends(spec: MachineSpec, given: Descriptors) -> Iterator[str]:
+    """Yield the options for the host's side of each device."""
+    yield from ("-add-fd", f"fd={given.console},set={given.console}")
+    yield from ("-chardev", f"file,id=console,path=/dev/fdset/{given.console},append=on")
+    yield from ("-chardev", f"socket,id=channel,fd={given.channel}")
+    for n, number in enumerate(given.layers):
+        yield from _disk(f"disk{n}", number, writable=spec.write_layer)
+    if given.scratch is not None:
+        kept = bool(spec.scratch_file)
+        yield from _disk("scratch", given.scratch, writable=True, flush=kept)
+    for n, (share, folder) in enumerate(zip(spec.shares, given.shares, strict=True)):
+        mode = "on" if share.read_only else "off"
+        yield "-fsdev"
+        yield (
+            f"local,id=share{n},path=/proc/self/fd/{folder.number},security_model=none,"
+            f"multidevs=remap,readonly={mode}"
+        )
+    if given.network is not None:
+        yield from ("-netdev", f"socket,id=network,fd={given.network}")
+
+
+def _disk(name: str, number: int, *, writable: bool, flush: bool = True) -> Iterator[str]:
+    """Yield the options for one disk. No locks: file systems of clusters may have none."""
+    yield from ("-add-fd", f"fd={number},set={number}")
+    yield "-blockdev"
+    yield (
+        f"driver=file,node-name={name},filename=/dev/fdset/{number},locking=off,"
+        + ("discard=unmap" if writable else "read-only=on")
+        + ("" if flush else ",cache.no-flush=on")
+    )
+
+
+def _devices(spec: MachineSpec, given: Descriptors) -> Iterator[str]:
+    """Yield the machine's devices in the order of their places, which decides on disks' names."""
+    modern = "-pci-non-transitional"
+    yield f"virtio-serial{modern},max_ports=2"
+    disks = [f"disk{n}" for n in range(len(given.layers))]
+    for disk in (*disks, *(["scratch"] if given.scratch is not None else [])):
+        yield f"virtio-blk{modern},drive={disk}"
+    for n in range(len(spec.shares)):
+        yield f"virtio-9p{modern},fsdev=share{n},mount_tag=share{n}"
+    if given.network is not None:
+        yield f"virtio-net{modern},netdev=network,romfile=,host_mtu={_MTU}"
+
+
+def confine_arguments(
+    confine: str, program: str, accelerator: Accelerator, spec: MachineSpec, given: Descriptors
+) -> list[str]:
+    """Return the words before QEMU's command line: what the host enforces on it."""
+    # fmt: off
+    words = [
+        confine,
+        "--parent", str(os.getpid()),
+        "--chdir-fd", str(given.run),
+        "--cpus", ",".join(map(str, spec.host_cpus)),
+        "--landlock",
+        "--no-tcp",  # the guest's connections are passt's
+        "--rw-fd", str(given.run),
+        "--ro-fd", str(given.kernel),
+        "--ro-fd", str(given.initrd),
+        "--rw", os.devnull,
+    ]
+    # fmt: on
+    own = os.path.dirname(os.path.dirname(os.path.realpath(program)))
+    for path in dict.fromkeys((*_SYSTEM, *([] if own == "/" else [own]))):
+        words += ["--rx", path]
+    for path in _SYSTEM_FILES:
+        words += ["--ro", path]
+    if accelerator is Accelerator.KVM:
+        words += ["--rw", virtual.DEVICE]
+    for share, folder in zip(spec.shares, given.shares, strict=True):
+        kind = "--ro-fd" if share.read_only else "--rw-fd"
+        if folder.file is None:
+            words += [kind, str(folder.number)]
+        else:
+            words += ["--list-fd", str(folder.number), kind, str(folder.file)]
+    return [*words, "--"]
+
+
+def guest_spec(spec: MachineSpec, given: Descriptors) -> GuestSpec:
+    """Return what the agent is asked to set up."""
+    disks = [f"/dev/{disk_name('vd', n)}" for n in range(len(given.layers) + 1)]
+    return GuestSpec(
+        hostname=spec.hostname,
+        layers=tuple(
+            GuestLayer(disk, layer.type, layer.offset, layer.size)
+            for disk, layer in zip(disks[:-1], spec.layers, strict=True)
+        ),
+        layer_is_root=spec.write_layer,
+        scratch=disks[-1] if given.scratch is not None else "",
+        scratch_is_kept=bool(spec.scratch_file),
+        shares=tuple(
+            GuestShare(
+                "9p",
+                f"share{n}",
+                share.target,
+                _9P,
+                share.read_only,
+                single_file=folder.file is not None,
+                part=folder.name,
+            )
+            for n, (share, folder) in enumerate(zip(spec.shares, given.shares, strict=True))
+        ),
+        network=network.guest_network(host_loopback=spec.host_loopback)
+        if spec.network is Network.USER
+        else None,
+        user=spec.user,
+    )
+
+
+class QemuEngine(Engine):
+    """QEMU: a PC, on the processor's virtualization or without it."""
+
+    def __init__(self, accelerator: Accelerator, tools: kit.Kit | None = None) -> None:
+        self.name = str(accelerator)
+        self._accelerator = accelerator
+        self._tools = tools
+
+    def start(self, spec: MachineSpec, run: RunDir, stack: ExitStack) -> Machine:
+        """Start QEMU, and passt for its network; raises MachineError."""
+        import contextlib
+
+        tools = self._tools or kit.find()
+        qemu = virtual.program()
+        with contextlib.ExitStack() as ours:
+            hand = Hand(ours)
+            host_end, guest_end = socketpair()
+            channel = host_end.detach()  # from here on the caller's; see Machine.channel
+            console = run.file(CONSOLE)
+            log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            given = self._open(spec, run, tools, hand, (guest_end.detach(), log))
+            for descriptor in spec.held:
+                hand.give(os.dup(descriptor))
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            ours.callback(os.close, nothing)
+            helpers: dict[int, str] = {}
+            if spec.network is Network.USER:
+                passt_end, qemu_end = socketpair()
+                ours.callback(passt_end.close)
+                given = replace(given, network=hand.give(qemu_end.detach()))
+                pid = network.start_passt(
+                    tools,
+                    passt_end.fileno(),
+                    nothing,
+                    log,
+                    host_loopback=spec.host_loopback,
+                    vhost_user=False,
+                )
+                helpers[pid] = "passt"
+            confine = tools.file(kit.CONFINE)
+            pid = process.spawn(
+                [
+                    *confine_arguments(confine, qemu, self._accelerator, spec, given),
+                    *qemu_arguments(qemu, self._accelerator, spec, given),
+                ],
+                descriptors={0: nothing, 1: log, 2: log, **hand.map},
+                env={"HOME": "/", "PATH": process.CLEAN_PATH, "LC_ALL": "C"},
+                deaf=True,
+            )
+        machine = Machine(
+            pid=pid,
+            channel=channel,
+            guest=guest_spec(spec, given),
+            run=run,
+            console=console,
+            helpers=helpers,
+            has_clock=False,
+        )
+        stack.callback(machine.kill)
+        return machine
+
+    def _open(
+        self, spec: MachineSpec, run: RunDir, tools: kit.Kit, hand: Hand, ends: tuple[int, int]
+    ) -> Descriptors:
+        channel, log = ends
+        writing = os.O_RDWR if spec.write_layer else os.O_RDONLY
+        return Descriptors(
+            channel=hand.give(channel),
+            console=hand.give(log),
+            kernel=hand.open(tools.file(kit.PC_KERNEL), os.O_RDONLY, "the kit's PC kernel"),
+            initrd=hand.open(tools.file(kit.AGENT), os.O_RDONLY, "the kit's agent"),
+            run=hand.open(run.path, os.O_RDONLY | os.O_DIRECTORY, "the machine's folder"),
+            layers=tuple(
+                hand.open(layer.path, writing, "the image's layer") for layer in spec.layers
+            ),
+            shares=tuple(_open_share(hand, share) for share in spec.shares),
+            scratch=_scratch_disk(spec, tools, hand),
+        )
+
+    def explain(self, machine: Machine) -> MachineError:
+        """Tell a panic, a kill by the host, and a QEMU that does not start from each other."""
+        from apppot.machine import ended
+
+        return ended.error(machine.reap().status, machine.console_tail())
+
+
+def _open_share(hand: Hand, share: Share) -> Folder:
+    """Open what is shared; a file is shared through its folder, of which nothing else is seen."""
+    number = hand.open(share.source, os.O_PATH, "the shared folder")
+    if stat.S_ISDIR(os.fstat(hand.map[number]).st_mode):
+        return Folder(number)
+    folder, name = os.path.split(os.fsencode(share.source))
+    above = hand.open(os.fsdecode(folder), os.O_PATH | os.O_DIRECTORY, "the folder of")
+    return Folder(above, number, name)
+
+
+def _scratch_disk(spec: MachineSpec, tools: kit.Kit, hand: Hand) -> int | None:
+    if spec.scratch_file:
+        return hand.open(spec.scratch_file, os.O_RDWR, "the file of changes")
+    if spec.scratch is None:
+        return None
+    return hand.give(scratch.make_disk(spec.scratch, tools.file(kit.MKE2FS)))

@@ -27,23 +27,34 @@ def rebased(
     old: Tree, changes: Layer, new: Tree, take: Take | None = None
 ) -> tuple[Tree, set[str]]:
     """Return the new base with the moved changes on it, and the conflicts."""
+    layer, conflicts = planned(old, changes, new, take)
+    found = dict(new)
+    _apply(found, layer)
+    return found, conflicts
+
+
+def moved(old: Tree, changes: Layer, new: Tree) -> Layer:
+    """Return the moved changes."""
+    return planned(old, changes, new, None)[0]
+
+
+def planned(old: Tree, changes: Layer, new: Tree, take: Take | None) -> tuple[Layer, set[str]]:
+    """Return the moved changes, and the conflicts."""
     listings = [entries.of_archive(archive(*sorted(tree.items())))[0] for tree in (old, new)]
     with archive(*changes) as file, tempfile.TemporaryFile() as target:
         source = Source(file)
         tree = tartree.read(source, None)
         own, _, _ = entries.of_tree(source, tree)
-        planned = rebase.plan(tree, own, listings[0], listings[1], take)
-        tarstream.write_tree(source, planned.tree, target)
+        plan = rebase.plan(tree, own, listings[0], listings[1], take)
+        tarstream.write_tree(source, plan.tree, target)
         target.seek(0)
         with tarfile.open(fileobj=target) as tar:
-            moved = []
+            layer: Layer = []
             for member in tar:
                 data = tar.extractfile(member) if member.isfile() else None
                 if member.name != ".":
-                    moved.append((member.name, data.read() if data else None))
-    found = dict(new)
-    _apply(found, moved)
-    return found, {entries.text(key) for key in planned.conflicts}
+                    layer.append((member.name, data.read() if data else None))
+    return layer, {entries.text(key) for key in plan.conflicts}
 
 
 def test_what_one_side_changed_is_kept() -> None:
@@ -66,13 +77,36 @@ def test_what_both_changed_is_a_conflict() -> None:
     assert theirs == {"a": b"3", "b": b"3", "same": b"9", "n": b"2"}
 
 
-def test_an_opaque_folder_deletes_only_what_was_there() -> None:
-    old: Tree = {"d": None, "d/x": b"1", "d/y": b"1"}
+def test_a_folder_that_was_replaced_hides_what_any_base_has_in_it() -> None:
+    old: Tree = {"d": None, "d/s": None, "d/s/x": b"1", "d/y": b"1"}
     changes: Layer = [("d", None), ("d/.wh..wh..opq", b""), ("d/z", b"2")]
-    found, conflicts = rebased(old, changes, {**old, "d/new": b"3"})
-    assert found == {"d": None, "d/z": b"2", "d/new": b"3"}
+    more: Tree = {"d/new": b"3", "d/s/new": b"3", "d/t": None, "d/t/new": b"3"}
+    found, conflicts = rebased(old, changes, {**old, **more})
+    assert found == {"d": None, "d/z": b"2"}
     assert conflicts == set()
-    assert rebased(old, changes, {**old, "d/x": b"7"})[1] == {"d/x"}
+    # On the base after it, too.
+    again, _ = rebased({**old, **more}, moved(old, changes, {**old, **more}), {"d/later": b"4"})
+    assert again == {"d": None, "d/z": b"2"}
+
+
+def test_what_the_new_base_changes_in_a_folder_that_was_replaced() -> None:
+    old: Tree = {"d": None, "d/x": b"1", "d/y": b"1", "d/s": None, "d/s/x": b"1"}
+    changes: Layer = [("d", None), ("d/.wh..wh..opq", b""), ("d/z", b"2")]
+    new: Tree = {**old, "d/x": b"7", "d/new": b"3", "d/s/new": b"3"}
+    assert rebased(old, changes, new)[1] == {"d/x"}
+    assert rebased(old, changes, new, Take.OURS)[0] == {"d": None, "d/z": b"2"}
+    theirs = rebased(old, changes, new, Take.THEIRS)[0]
+    assert theirs == {"d": None, "d/z": b"2", "d/x": b"7"}
+
+
+def test_a_folder_that_was_replaced_and_is_none_any_more() -> None:
+    old: Tree = {"d": None, "d/x": b"1"}
+    changes: Layer = [("d", None), ("d/.wh..wh..opq", b""), ("d/z", b"2")]
+    assert rebased(old, changes, {})[0] == {"d": None, "d/z": b"2"}
+    new: Tree = {"d": b"file"}
+    assert rebased(old, changes, new)[1] == {"d"}
+    assert rebased(old, changes, new, Take.OURS)[0] == {"d": None, "d/z": b"2"}
+    assert rebased(old, changes, new, Take.THEIRS)[0] == new
 
 
 def test_a_deleted_folder_in_which_the_new_base_has_more() -> None:
@@ -93,14 +127,31 @@ def test_without_conflicts_it_is_a_merge(base: Layer, changes: Layer, update: La
     if conflicts:
         return
     wrong = {}
+    mark = "/.wh..wh..opq"
+    replaced = tuple(name.removesuffix(mark) + "/" for name, _ in changes if name.endswith(mark))
     for path in {*old, *ours, *new, *found}:
         was, own, now = (tree.get(path, "none") for tree in (old, ours, new))
         if None in (was, own, now):
             continue  # folders come and go with what is in them
-        expected = now if own == was else own
+        expected = own if path.startswith(replaced) or own != was else now
         if found.get(path, "none") != expected:
             wrong[path] = (was, own, now, found.get(path, "none"))
     assert wrong == {}
+
+
+@given(layer(), layer(), layer())
+@settings(max_examples=200, deadline=None)
+def test_folders_that_were_replaced_are_ours(base: Layer, changes: Layer, update: Layer) -> None:
+    old = tree_of(base)
+    ours, new = tree_of(base, changes), tree_of(base, update)
+    found, _ = rebased(old, changes, new, Take.OURS)
+    mark = "/.wh..wh..opq"
+    for folder in [name.removesuffix(mark) for name, _ in changes if name.endswith(mark)]:
+        there, wanted = (
+            {path: data for path, data in tree.items() if path.startswith(f"{folder}/")}
+            for tree in (found, ours)
+        )
+        assert there == wanted
 
 
 @given(layer(), layer())

@@ -1,7 +1,8 @@
 """Move changes to a newer base: what both sides have changed is a conflict, and is said.
 
 Three trees are compared, path by path: the old base, the changes on it, and the new base. What the
-changes only carry along (the folders above a changed file) follows the new base.
+changes only carry along (the folders above a changed file) follows the new base. A folder that they
+have replaced (an opaque one) shows nothing of the new base either.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from apppot.errors import AppPotError, ExitStatus, ImageError
 from apppot.image import changefile, changes, entries, saving, store, tarstream, tartree
-from apppot.image.entries import Listing, below, is_folder, text
+from apppot.image.entries import Item, Listing, below, is_folder, text
 from apppot.image.tarread import FOLDER, Entry, Source
 from apppot.image.tartree import MARK, OPAQUE, WHITEOUT, join, parent
 
@@ -44,6 +45,11 @@ class Plan:
 
     tree: dict[bytes, Entry] = field(default_factory=dict)
     conflicts: set[bytes] = field(default_factory=set)
+    kept: set[bytes] = field(default_factory=set)  # of the new base, against the changes
+
+    def keep(self, key: bytes) -> None:
+        """Let the new base's file be there, and so the folders above it."""
+        self.kept.update((key, *_above(key)))
 
 
 def rebase(
@@ -116,34 +122,44 @@ def plan(
 ) -> Plan:
     """Return what the changes are on the new base; see the module's text for the rules.
 
-    `own` has the items of the tree's entries. Opaque folders become deletions, path by path, so
-    that only what was there when the changes were made is deleted.
+    `own` has the items of the tree's entries.
     """
     made = Plan()
-    deleted = _deleted(tree, own, old)
     lost: set[bytes] = set()  # folders of ours that the new base has as something else
     for key in sorted(own):
-        if any(up in lost for up in _above(key)):
-            continue
-        was, is_now, ours = old.get(key), new.get(key), own[key]
-        if is_folder(ours) and ours == was and (is_now is None or is_folder(is_now)):
-            continue  # only carried along: see _carry
-        if is_now in (was, ours) or (is_folder(ours) and is_now is None):
-            if is_now != ours:
+        if lost.isdisjoint(_above(key)) and not _merged(made, key, own[key], tree, old, new):
+            made.conflicts.add(key)
+            if take is Take.OURS:
                 made.tree[key] = tree[key]
-            if is_folder(is_now) and not is_folder(ours):
-                made.conflicts.update(k for k in below(new, key) if new[k] != old.get(k))
-            continue
-        made.conflicts.add(key)
-        if take is Take.OURS:
-            made.tree[key] = tree[key]
-            if is_folder(ours) and not is_folder(is_now):
-                made.tree[join(key, OPAQUE)] = MARK
-        elif is_folder(ours) and not is_folder(is_now):
-            lost.add(key)
-    _delete(made, deleted, own, old, new, take)
+                if is_folder(own[key]) and not is_folder(new.get(key)):
+                    made.tree[join(key, OPAQUE)] = MARK
+            else:
+                made.keep(key)
+                if is_folder(own[key]) and not is_folder(new.get(key)):
+                    lost.add(key)
+    replaced = {parent(key) for key, e in tree.items() if e is MARK and _name(key) == OPAQUE}
+    _delete(made, _deleted(tree, own, old), replaced, own, old, new, take)
+    for folder in replaced:
+        if lost.isdisjoint((folder, *_above(folder))):
+            _hide(made, folder, own, tree, new)
     _carry(made, own, tree, new)
     return made
+
+
+def _merged(
+    made: Plan, key: bytes, ours: Item, tree: dict[bytes, Entry], old: Listing, new: Listing
+) -> bool:
+    """Add a path of the changes if need be; tell whether the new base lets it."""
+    was, is_now = old.get(key), new.get(key)
+    if is_folder(ours) and ours == was and (is_now is None or is_folder(is_now)):
+        return True  # only carried along: see _carry
+    if is_now not in (was, ours) and not (is_folder(ours) and is_now is None):
+        return False
+    if is_now != ours:
+        made.tree[key] = tree[key]
+    if is_folder(is_now) and not is_folder(ours):
+        made.conflicts.update(k for k in below(new, key) if new[k] != old.get(k))
+    return True
 
 
 def _deleted(tree: dict[bytes, Entry], own: Listing, old: Listing) -> set[bytes]:
@@ -152,7 +168,7 @@ def _deleted(tree: dict[bytes, Entry], own: Listing, old: Listing) -> set[bytes]
     for key, entry in tree.items():
         if entry is not MARK:
             continue
-        folder, _, name = key.rpartition(b"\0")
+        folder, name = parent(key), _name(key)
         if name == OPAQUE:
             gone.update(below(old, folder))
         else:
@@ -165,27 +181,55 @@ def _deleted(tree: dict[bytes, Entry], own: Listing, old: Listing) -> set[bytes]
 
 
 def _delete(
-    made: Plan, deleted: set[bytes], own: Listing, old: Listing, new: Listing, take: Take | None
+    made: Plan,
+    deleted: set[bytes],
+    replaced: set[bytes],
+    own: Listing,
+    old: Listing,
+    new: Listing,
+    take: Take | None,
 ) -> None:
     """Add the deletions of what the new base still has."""
-    kept: set[bytes] = set()
     for key in sorted(deleted, reverse=True):  # what is in a folder comes before the folder
         if key not in new:
             continue
-        added = is_folder(new[key]) and [k for k in below(new, key) if k not in old]
+        added = []
+        if is_folder(new[key]) and replaced.isdisjoint(_above(key)):
+            added = [k for k in below(new, key) if k not in old]
         if new[key] != old[key] or added:
-            made.conflicts.update(added or ())
+            made.conflicts.update(added)
             if new[key] != old[key]:
                 made.conflicts.add(key)
             if take is not Take.OURS:
-                kept.update((key, *_above(key)))
+                made.keep(key)
                 continue
-        if key in kept or any(up in made.tree and not is_folder(own.get(up)) for up in _above(key)):
+        if key in made.kept or any(
+            up in made.tree and not is_folder(own.get(up)) for up in _above(key)
+        ):
             continue
-        made.tree[join(parent(key), WHITEOUT + key.rpartition(b"\0")[2])] = MARK
+        made.tree[_mark(key)] = MARK
+    _tidy(made)
+
+
+def _hide(made: Plan, folder: bytes, own: Listing, tree: dict[bytes, Entry], new: Listing) -> None:
+    """Let a folder that the changes have replaced show nothing of the new base but what is kept."""
+    if folder in made.kept:
+        for key in below(new, folder):
+            if key not in own and key not in made.kept:
+                made.tree[_mark(key)] = MARK
+        _tidy(made)
+        return
+    for key in [k for k, e in made.tree.items() if e is MARK and folder in _above(k)]:
+        del made.tree[key]
+    made.tree[join(folder, OPAQUE)] = MARK
+    for key in below(own, folder):
+        made.tree[key] = tree[key]  # also what the new base has just so
+
+
+def _tidy(made: Plan) -> None:
+    """Remove the deletions in deleted folders."""
     for key in [k for k, entry in made.tree.items() if entry is MARK]:
-        marked = [join(parent(up), WHITEOUT + up.rpartition(b"\0")[2]) for up in _above(key)]
-        if any(mark in made.tree for mark in marked):
+        if any(_mark(up) in made.tree for up in _above(key)):
             del made.tree[key]  # it goes with its folder
 
 
@@ -203,6 +247,15 @@ def _carry(made: Plan, own: Listing, tree: dict[bytes, Entry], new: Listing) -> 
                     made.tree[up].mtime, made.tree[up].nanoseconds = times.mtime, times.nanoseconds
             elif up in own:
                 made.tree[up] = tree[up]
+
+
+def _mark(key: bytes) -> bytes:
+    """Return the key of what deletes a path."""
+    return join(parent(key), WHITEOUT + _name(key))
+
+
+def _name(key: bytes) -> bytes:
+    return key.rpartition(b"\0")[2]
 
 
 def _above(key: bytes) -> list[bytes]:

@@ -36,6 +36,7 @@ class Setting:
     about: str
     variable: str = ""
     choices: tuple[str, ...] = ()
+    binding: bool = False  # each file's counts: none undoes another's
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,13 @@ SETTINGS: tuple[Setting, ...] = (
         "none",
         "whose signature images from elsewhere must have",
         choices=("none", "cosign", "gpg"),
+        binding=True,
     ),
-    Setting("signatures.keys", PATHS, (), "the public keys of whom to believe"),
-    Setting("signatures.folder", PATH, "", "where OpenPGP signatures are"),
-    Setting("signatures.except", TEXTS, (), "names that need no signature, as patterns"),
+    Setting("signatures.keys", PATHS, (), "the public keys of whom to believe", binding=True),
+    Setting("signatures.folder", PATH, "", "where OpenPGP signatures are", binding=True),
+    Setting(
+        "signatures.except", TEXTS, (), "names that need no signature, as patterns", binding=True
+    ),
 )
 _files: list[tuple[str, dict[str, Any]]] | None = None  # once read: path and flat contents
 
@@ -106,13 +110,50 @@ def path(key: str) -> str:
 
 def path_list(key: str) -> tuple[str, ...]:
     """Return absolute paths; raises UsageError."""
-    found = _value(_setting(key))
-    return tuple(_absolute(found, item) for item in found.value)
+    return tuple(_expanded(_value(_setting(key))))
 
 
 def values() -> tuple[Value, ...]:
-    """Return all settings, for `apppot config`; raises UsageError."""
-    return tuple(_value(setting) for setting in SETTINGS)
+    """Return all settings, for `apppot config`; raises UsageError.
+
+    A binding one has a value for each file that sets it, the site's first.
+    """
+    found: list[Value] = []
+    files = binding()
+    for setting in SETTINGS:
+        each = [Value(setting, c[setting.key], name) for name, c in files if setting.key in c]
+        found.extend(each if setting.binding and each else [_value(setting)])
+    return tuple(found)
+
+
+def binding() -> list[tuple[str, dict[str, Any]]]:
+    """Return the binding settings of each file that has some, the site's first.
+
+    That file counts even if the environment names another. Paths are absolute. Raises UsageError.
+    """
+    from apppot import paths
+
+    files = _read()[::-1]
+    if os.environ.get(ENVIRONMENT_FILE, ""):
+        data = _bytes(paths.SITE_CONFIG, must_be=False)
+        files = [(paths.SITE_CONFIG, _parse(paths.SITE_CONFIG, data)), *files]
+    found: dict[str, dict[str, Any]] = {}
+    for name, contents in files:
+        own = {}
+        for key, value in contents.items():
+            setting = Value(_setting(key), value, name)
+            if setting.setting.binding:
+                own[key] = _expanded(setting)
+        if own:
+            found.setdefault(name, own)
+    return list(found.items())
+
+
+def _expanded(found: Value) -> Any:
+    """Return a value with its paths absolute."""
+    if found.setting.kind == PATHS:
+        return tuple(_absolute(found, item) for item in found.value)
+    return _absolute(found, found.value) if found.setting.kind == PATH else found.value
 
 
 def forget() -> None:

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apppot import config
+from apppot import config, paths
+from apppot.__main__ import main
 from apppot.errors import ImageError
 from apppot.image import model, signatures
 
@@ -147,11 +148,12 @@ def test_all_else_is_refused(case: str, demand: Demand) -> None:
 
 
 def test_nothing_is_demanded_by_default(demand: Demand) -> None:
-    assert not signatures.required(NAME)
+    assert signatures.policies() == []
     signatures.check(NAME, DIGEST, None)
     demand(require="cosign", **{"except": ["registry.example:5000/group/*"]})
-    assert not signatures.required(NAME)
-    assert signatures.required("docker.io/library/debian:12")
+    signatures.check(NAME, DIGEST, None)
+    with pytest.raises(ImageError, match="demands a signature of 'docker"):
+        signatures.check("docker.io/library/debian:12", DIGEST, None)
 
 
 def test_without_keys_or_library_all_is_refused(
@@ -176,6 +178,91 @@ def test_without_keys_or_library_all_is_refused(
     with pytest.raises(ImageError, match="library") as error:
         signatures.check(NAME, DIGEST, fetch)
     assert "apppot[signatures]" in error.value.hint
+
+
+@pytest.fixture
+def site(demand: Demand, monkeypatch: pytest.MonkeyPatch) -> Demand:
+    """Write what the site's own file demands; `demand` writes what APPPOT_CONFIG names."""
+    folder = demand.folder / "etc"
+    folder.mkdir()
+    monkeypatch.setattr(paths, "SITE_CONFIG", str(folder / "config.toml"))
+    return Demand(folder)
+
+
+@pytest.fixture
+def user(demand: Demand, monkeypatch: pytest.MonkeyPatch) -> Demand:
+    """Write the user's own file."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(demand.folder / "home"))
+    (demand.folder / "home/apppot").mkdir(parents=True)
+    return Demand(demand.folder / "home/apppot")
+
+
+ATTEMPTS: dict[str, dict[str, Any]] = {
+    "nothing is demanded": {"require": "none"},
+    "the image is excepted": {"require": "cosign", "except": ["*"]},
+    "all is excepted of the site's": {"except": ["*"]},
+    "another key": {"keys": ["OWN"]},
+    "another key is demanded": {"require": "cosign", "keys": ["OWN"]},
+    "another kind": {"require": "gpg", "except": ["*"]},
+    "another folder": {"folder": "/nonexistent"},
+}
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+def test_no_file_undoes_what_the_sites_demands(
+    attempt: str, site: Demand, user: Demand, demand: Demand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site(require="cosign", keys=[site.key(KEY)])
+    own = KEYS["P-256"]()
+    settings = {**ATTEMPTS[attempt]}
+    if "keys" in settings:
+        settings["keys"] = [user.key(own)]
+    signed = repository((GOOD, sign(own, GOOD)))
+    for monkey in (user, demand):  # the user's file, and one that the environment names
+        monkey(**settings)
+        for fetch in (signed, repository(), None):
+            with pytest.raises(ImageError, match="is refused") as error:
+                signatures.check(NAME, DIGEST, fetch)
+            assert f"{paths.SITE_CONFIG} demands" in error.value.hint
+            assert "your own configuration cannot undo it" in error.value.hint
+    if attempt != "another key is demanded":
+        signatures.check(NAME, DIGEST, repository((GOOD, sign(KEY, GOOD))))
+
+
+def test_a_user_may_demand_more_than_the_site(site: Demand, user: Demand) -> None:
+    site(require="cosign", keys=[site.key(KEY)], **{"except": ["registry.example:5000/*"]})
+    signatures.check(NAME, DIGEST, None)
+    user(require="cosign")  # with the site's keys, and no exceptions
+    signatures.check(NAME, DIGEST, repository((GOOD, sign(KEY, GOOD))))
+    with pytest.raises(ImageError, match="is refused") as error:
+        signatures.check(NAME, DIGEST, None)
+    assert str(user.folder) in error.value.hint
+    assert "cannot undo" not in error.value.hint
+    # Both keys are demanded, of the site and of the user.
+    site(require="cosign", keys=[site.key(KEY)])
+    own = KEYS["Ed25519"]()
+    user(require="cosign", keys=[user.key(own)])
+    for one in (KEY, own):
+        with pytest.raises(ImageError, match="is refused"):
+            signatures.check(NAME, DIGEST, repository((GOOD, sign(one, GOOD))))
+    both = repository((GOOD, sign(KEY, GOOD)), (GOOD, sign(own, GOOD)))
+    signatures.check(NAME, DIGEST, both)
+
+
+def test_settings_show_what_each_file_demands(
+    site: Demand, user: Demand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site(require="cosign", keys=["/site.pub"])
+    user(require="none")
+    assert main(["config"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "signatures.req" in line]
+    assert [line.split("  #")[0] for line in lines] == [
+        'signatures.require = "cosign"', 'signatures.require = "none"'
+    ]  # fmt: skip
+    assert main(["config", "--json", "signatures.require"]) == 0
+    shown = json.loads(capsys.readouterr().out)["signatures.require"]
+    assert (shown["value"], shown["source"]) == ("cosign", paths.SITE_CONFIG)
+    assert [row["value"] for row in shown["also"]] == ["none"]
 
 
 JSON = st.recursive(
@@ -272,7 +359,7 @@ def test_openpgp_needs_its_program_and_folder(
     key = demand.folder / "key"
     key.write_bytes(b"x")
     demand(require="gpg", keys=[str(key)])
-    with pytest.raises(ImageError, match="not where they are"):
+    with pytest.raises(ImageError, match="says not where they are"):
         signatures.check(NAME, DIGEST, None)
     demand(require="gpg", keys=[str(key)], folder=str(demand.folder))
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)

@@ -1,7 +1,8 @@
 """Show each setting's value and where it is from.
 
 It is read from the site's /etc/apppot/config.toml, then the user's ~/.config/apppot/config.toml,
-then environment variables; the last one wins.
+then environment variables; the last one wins. What these files say of signatures holds side by
+side, and is shown file by file: no file undoes what another demands.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ def main(options: argparse.Namespace) -> int:
         if not found:
             raise UsageError(f"there is no setting '{options.key}'", hint="see 'apppot config'")
     if options.json:
-        table = {v.setting.key: {"value": v.value, "source": v.source} for v in found}
+        rows: dict[str, list[dict[str, object]]] = {}
+        for v in found:
+            rows.setdefault(v.setting.key, []).append({"value": v.value, "source": v.source})
+        table = {k: {**r[0], **({"also": r[1:]} if r[1:] else {})} for k, r in rows.items()}
         print(json.dumps(table, indent=2, ensure_ascii=False))
         return 0
     for value in found:

@@ -13,12 +13,14 @@ import re
 import tempfile
 from typing import TYPE_CHECKING
 
-from apppot import config, process
+from apppot import process
 from apppot.errors import AppPotError, ImageError
 from apppot.image import signatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from apppot.image.signatures import Policy
 
 MOST_SIGNATURES = 64
 ARMOR = re.compile(
@@ -28,18 +30,18 @@ ARMOR = re.compile(
 _BAD = ("BADSIG", "ERRSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG")
 
 
-def check(reference: str, digests: Sequence[str]) -> list[str]:
+def check(reference: str, digests: Sequence[str], policy: Policy) -> list[str]:
     """Return why no digest has a good signature; nothing if one has. Raises ImageError."""
-    folder = config.path("signatures.folder")
+    folder = policy.folder
     if not folder:
         raise ImageError(
-            "the configuration demands OpenPGP signatures, but not where they are",
-            hint="set 'signatures.folder'",
+            f"{policy.file} demands OpenPGP signatures, but says not where they are",
+            hint="set 'signatures.folder' there",
         )
     program = process.find_program("gpgv", hint="install the package gpgv")
     problems = []
     with tempfile.TemporaryDirectory(prefix="apppot-keys-") as place:
-        keyrings = list(_keyrings(place))
+        keyrings = list(_keyrings(policy.keys, place))
         for digest in digests:
             files = list(_files(folder, reference, digest))
             if not files:
@@ -71,9 +73,9 @@ def repository(reference: str) -> str:
     return name[:colon] if colon > name.rfind("/") else name
 
 
-def _keyrings(place: str) -> Iterator[str]:
+def _keyrings(keys: Sequence[str], place: str) -> Iterator[str]:
     """Yield the keys' files in the form that gpgv reads; raises ImageError."""
-    for number, path in enumerate(config.path_list("signatures.keys")):
+    for number, path in enumerate(keys):
         data = signatures.read(path)
         blocks = ARMOR.findall(data)
         if blocks:

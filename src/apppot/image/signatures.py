@@ -13,9 +13,10 @@ import binascii
 import fnmatch
 import json
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from apppot import config
+from apppot import config, paths
 from apppot.errors import ImageError
 from apppot.image import model, usage
 
@@ -32,11 +33,43 @@ MOST_SIGNATURES = 64
 BIGGEST = 4 << 20
 
 
-def required(reference: str) -> bool:
-    """Tell whether images of that name need a signature; raises UsageError."""
-    if config.text("signatures.require") == "none":
-        return False
-    return not any(fnmatch.fnmatchcase(reference, p) for p in config.texts("signatures.except"))
+@dataclass(frozen=True)
+class Policy:
+    """What one configuration file demands."""
+
+    file: str
+    require: str
+    keys: tuple[str, ...]
+    folder: str
+    exceptions: tuple[str, ...]
+
+    def __contains__(self, reference: str) -> bool:
+        """Tell whether images of that name need a signature."""
+        return self.require != "none" and not any(
+            fnmatch.fnmatchcase(reference, pattern) for pattern in self.exceptions
+        )
+
+
+def policies() -> list[Policy]:
+    """Return what each configuration file demands, the site's first; raises UsageError.
+
+    All must be met, so that no file undoes another. One that names no keys or no folder has those
+    of the file before.
+    """
+    found: list[Policy] = []
+    for file, contents in config.binding():
+        mine = {key.removeprefix("signatures."): value for key, value in contents.items()}
+        before = found[-1] if found else Policy("", "", (), "", ())
+        found.append(
+            Policy(
+                file,
+                mine.get("require", "none"),
+                mine.get("keys", before.keys),
+                mine.get("folder", before.folder),
+                mine.get("except", ()),
+            )
+        )
+    return found
 
 
 def check(reference: str, digests: str | Sequence[str], fetch: Fetch | None) -> None:
@@ -47,30 +80,35 @@ def check(reference: str, digests: str | Sequence[str], fetch: Fetch | None) -> 
     blob of a digest in the image's own repository, None if it is not there; it is None if the image
     comes from where there are no signatures. Raises ImageError and UsageError.
     """
-    if not required(reference):
-        return
     names = (digests,) if isinstance(digests, str) else tuple(digests)
-    if not config.path_list("signatures.keys"):
+    for policy in policies():
+        if reference in policy:
+            _check(policy, reference, names, fetch)
+
+
+def _check(policy: Policy, reference: str, names: Sequence[str], fetch: Fetch | None) -> None:
+    if not policy.keys:
         raise ImageError(
-            f"the configuration demands a signature of '{reference}', but names no key",
-            hint="set 'signatures.keys' (see 'apppot config'), or except the image",
+            f"{policy.file} demands a signature of '{reference}', but names no key",
+            hint="set 'signatures.keys' there (see 'apppot config'), or except the image",
         )
-    if config.text("signatures.require") == "gpg":
+    if policy.require == "gpg":
         from apppot.image import gpg
 
-        problems = gpg.check(reference, names)
+        problems = gpg.check(reference, names, policy)
     else:
-        problems = _cosign(names, fetch)
+        problems = _cosign(names, policy, fetch)
     if problems:
+        site = "; your own configuration cannot undo it" if policy.file == paths.SITE_CONFIG else ""
         raise ImageError(
             f"'{reference}' ({names[0]}) is refused: " + "; ".join(dict.fromkeys(problems)),
-            hint="the configuration demands a signature: 'apppot config' shows by whom",
+            hint=f"{policy.file} demands a signature by a key of {', '.join(policy.keys)}{site}",
         )
 
 
-def _cosign(digests: Sequence[str], fetch: Fetch | None) -> list[str]:
+def _cosign(digests: Sequence[str], policy: Policy, fetch: Fetch | None) -> list[str]:
     """Return why no digest has a good cosign signature; nothing if one has."""
-    keys = [_public_key(path) for path in config.path_list("signatures.keys")]
+    keys = [_public_key(path) for path in policy.keys]
     if fetch is None:
         return ["it comes from a place where there are no signatures"]
     problems = []

@@ -69,7 +69,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. Times in seconds; `boot` since the launch, the guest's since its start."""
+    """How a run ended. Times in seconds, since the guest kernel's start unless said otherwise."""
 
     status: int
     source: Source
@@ -77,6 +77,8 @@ class Outcome:
     message: str = ""
     hint: str = ""
     notes: tuple[str, ...] = ()
+    firmware_time: float | None = None  # from the launch to the guest kernel's start
+    hello_time: float | None = None
     ready_time: float | None = None
     start_time: float | None = None
     guest_memory: int = 0
@@ -122,6 +124,7 @@ class Driver:
         self._early_signal = 0
         self._error: AppPotError | None = None
         self._raw: terminal.Raw | None = None
+        self._firmware_time: float | None = None
 
     def drive(self, stack: ExitStack, *, host_cpus: tuple[int, ...]) -> Outcome:
         """Run the loop to the machine's end; raises AppPotError if the payload has no status."""
@@ -165,6 +168,7 @@ class Driver:
     # -- the machine ------------------------------------------------------------------------
 
     def _hello(self) -> None:
+        self._firmware_time = time.monotonic() - self._machine.launched - self._session.booted
         guest = self._machine.guest
         if not self._machine.has_clock:
             guest = replace(guest, clock=time.time_ns())
@@ -335,6 +339,8 @@ class Driver:
             message=message,
             hint=hint,
             notes=tuple(self._notes(result)),
+            firmware_time=self._firmware_time,
+            hello_time=self._session.booted or None,
             ready_time=self._session.seconds(self._session.ready),
             start_time=self._main.started_at if self._main else None,
             guest_memory=self._session.memory,

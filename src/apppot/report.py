@@ -89,6 +89,10 @@ def report(finished: Finished) -> dict[str, Any]:
             "began": datetime.fromtimestamp(finished.began, UTC).isoformat(),
             "ended": datetime.fromtimestamp(finished.ended, UTC).isoformat(),
             "wall": round(finished.ended - finished.began, 6),
+            "boot_firmware": _rounded(outcome.firmware_time),
+            "boot_kernel": _rounded(outcome.hello_time),
+            "boot_agent": _between(outcome.hello_time, outcome.ready_time),
+            "boot_payload": _between(outcome.ready_time, outcome.start_time),
             "guest_ready": outcome.ready_time,
             "guest_payload_started": outcome.start_time,
         },
@@ -100,3 +104,11 @@ def report(finished: Finished) -> dict[str, Any]:
             "host_peak_memory": outcome.host_peak_memory,
         },
     }
+
+
+def _between(begin: float | None, end: float | None) -> float | None:
+    return None if begin is None or end is None else _rounded(end - begin)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

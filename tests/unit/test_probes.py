@@ -239,16 +239,20 @@ def verdict_with(**outcomes: Outcome) -> report.Verdict:
 
 def test_verdict() -> None:
     assert verdict_with().ok
-    assert "seccomp mode; KVM works too" in verdict_with().sentence
+    assert "engine kvm; there is also uml, seccomp mode and tcg" in verdict_with().sentence
+    none = verdict_with(kvm=Outcome.FAILS, tcg=Outcome.FAILS)
+    assert none.sentence.endswith("(engine uml, seccomp mode).")
     assert "ptrace mode" in verdict_with(uml_seccomp=Outcome.FAILS).sentence
     assert "without a network" in verdict_with(passt=Outcome.FAILS).sentence
-    for harmless in ("kvm", "landlock", "user_namespaces", "passt", "store", "uml_ptrace"):
+    for harmless in ("kvm", "tcg", "landlock", "user_namespaces", "passt", "store", "uml_ptrace"):
         assert verdict_with(**{harmless: Outcome.FAILS}).ok
     for needed in ("kit", "exec_memory", "memory", "runtime"):
         bad = verdict_with(**{needed: Outcome.FAILS})
         assert not bad.ok
         assert needed.replace("_", "-") in bad.sentence
-    bad = verdict_with(uml_seccomp=Outcome.FAILS, uml_ptrace=Outcome.UNKNOWN)
+    no_uml = {"uml_seccomp": Outcome.FAILS, "uml_ptrace": Outcome.UNKNOWN}
+    assert verdict_with(**no_uml, kvm=Outcome.FAILS).sentence.endswith("(engine tcg).")
+    bad = verdict_with(**no_uml, kvm=Outcome.FAILS, tcg=Outcome.FAILS)
     assert not bad.ok
 
 

@@ -211,6 +211,11 @@ class Session:
         return self.hello.get(3, b"").decode("utf-8", "replace")
 
     @property
+    def booted(self) -> float:
+        """How long the guest's kernel took to start its agent, in seconds; 0 before HELLO."""
+        return frames.number(self.hello, 4) / 1e9
+
+    @property
     def memory(self) -> int:
         """The memory that the guest's programs can use, in bytes."""
         return frames.number(self.ready, 12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import time
 from abc import ABC, abstractmethod
 
 from apppot.errors import MachineError
@@ -42,6 +43,7 @@ class Machine:
     helpers: dict[int, str] = field(default_factory=dict)
     end: ProcessEnd | None = None
     has_clock: bool = True  # the guest's clock is the host's
+    launched: float = field(default_factory=time.monotonic)
 
     def kill(self) -> None:
         """End the machine and its helpers at once, and reap them."""

@@ -72,9 +72,16 @@ def _tried(kit: Kit, files: tuple[str, ...]) -> str:
     key = f"kvm {os.geteuid()} {remembered.files_key(files)}"
     known = remembered.recall(key, (_WORKS, _FAILS))
     if known is None:
-        from apppot.machine.probes import pc  # the slow road
-
-        found = pc.kvm(kit)
-        known = (_WORKS if found.outcome is pc.Outcome.WORKS else _FAILS, found.found)
+        known = _try(kit)
         remembered.remember(key, *known)
     return known[1] if known[0] == _WORKS else ""
+
+
+def _try(kit: Kit) -> tuple[str, str]:
+    """Boot a kernel with KVM; without hardware for it, guests could run for seconds in vain."""
+    from apppot.machine.probes import kvm, pc
+
+    if not kvm.backend()["hardware"]:
+        return _FAILS, f"{DEVICE} opens, but the processor shows no vmx or svm"
+    found = pc.kvm(kit)
+    return (_WORKS if found.outcome is pc.Outcome.WORKS else _FAILS), found.found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from apppot.machine.probes.finding import Finding, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 SCHEMA = 1
 _GAP = 2
@@ -33,20 +33,31 @@ def verdict(findings: Sequence[Finding], *, named: bool = False) -> Verdict:
         if failed:
             return Verdict(False, f"Not working: {', '.join(failed)}.")
         return Verdict(True, "All that was tried works.")
+    engines = list(_engines(outcomes))
     lacking = [name for name in _NEEDED if name in failed]
-    modes = [mode for mode in ("seccomp", "ptrace") if outcomes.get(f"uml-{mode}") in _USABLE]
-    if not modes:
-        lacking.append("both modes of the engine uml")
+    if not engines:
+        lacking.append("both modes of the engine uml, kvm and tcg")
     if lacking:
         what = ", ".join(lacking)
         return Verdict(False, f"'apppot run' will not work on this computer because of: {what}.")
-    sentence = f"'apppot run' works on this computer (engine uml, {modes[0]} mode"
-    if outcomes.get("kvm") is Outcome.WORKS:
-        sentence += "; KVM works too"
+    sentence = f"'apppot run' works on this computer (engine {engines[0]}"
+    if len(engines) > 1:
+        sentence += f"; there is also {' and '.join(engines[1:])}"
     sentence += ")"
     if "passt" in failed:
         sentence += ", but without a network"
     return Verdict(True, f"{sentence}.")
+
+
+def _engines(outcomes: dict[str, Outcome]) -> Iterator[str]:
+    """Yield the engines that work, the one that is taken first."""
+    modes = [mode for mode in ("seccomp", "ptrace") if outcomes.get(f"uml-{mode}") in _USABLE]
+    if outcomes.get("kvm") in _USABLE:
+        yield "kvm"
+    if modes:
+        yield f"uml, {modes[0]} mode"
+    if outcomes.get("tcg") in _USABLE:
+        yield "tcg"
 
 
 def as_json(findings: Sequence[Finding], verdict: Verdict) -> dict[str, Any]:

@@ -171,6 +171,19 @@ static void map(bool writing)
     munmap(at, size);
 }
 
+/* A mapping that stays: everything in it is read, and then single bytes are written. */
+static char *held;
+
+static void hold(void)
+{
+    size_t length = amount(2);
+    held = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, slot(1), 0);
+    if (held == MAP_FAILED)
+        say(-1);
+    else
+        printf("%zu %08x\n", length, sum(held, length));
+}
+
 static void open_slot(void)
 {
     long at = number(1);
@@ -237,6 +250,12 @@ static bool on_descriptor(const char *verb)
         map(false);
     else if (strcmp(verb, "mapwrite") == 0)
         map(true);
+    else if (strcmp(verb, "hold") == 0)
+        hold();
+    else if (strcmp(verb, "poke") == 0)
+        say(held[number(1)] = (char)number(2));
+    else if (strcmp(verb, "release") == 0)
+        say(msync(held, amount(1), MS_SYNC) != 0 ? -1 : munmap(held, amount(1)));
     else if (strcmp(verb, "flock") == 0)
         say(flock(slot(1), (int)number(2) | LOCK_NB));
     else if (strcmp(verb, "copy") == 0) {

@@ -130,6 +130,28 @@ def test_a_mapped_file_shows_what_the_host_has_written(apppot: AppPot, program: 
         fsops.finish(machine)
 
 
+def test_a_mapping_writes_the_pages_that_it_changes_and_no_others(
+    apppot: AppPot, program: str
+) -> None:
+    page, count = 4096, 256
+    path = apppot.path("file")
+    with open(path, "wb") as file:
+        file.write(b"a" * page * count)
+    with _machine(apppot, program) as machine:
+        fsops.ask(machine, "open", 0, "file", os.O_RDWR, 0)
+        fsops.ask(machine, "hold", 0, page * count)
+        with open(path, "r+b") as file:
+            for number in range(1, count, 2):
+                os.pwrite(file.fileno(), b"host", number * page)
+        for number in range(0, count, 2):
+            fsops.ask(machine, "poke", number * page, ord("g"))
+        assert fsops.ask(machine, "release", page * count) == "0"
+        fsops.finish(machine)
+    with open(path, "rb") as file:
+        for number in range(0, count, 2):
+            assert file.read(2 * page) == b"g".ljust(page, b"a") + b"host".ljust(page, b"a"), number
+
+
 def test_links_lead_nowhere_on_the_host(apppot: AppPot, program: str) -> None:
     """A link that the host puts in place of a folder is followed in the guest, if at all."""
     outside = os.path.join(apppot.folder, "outside")

@@ -16,11 +16,21 @@ from tests.contract.harness import AppPot, Engine, become_subreaper, descendants
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Another engine takes part in every test of this folder once it is named here.
-ENGINES = (Engine("uml"),)
+# APPPOT_TEST_ENGINES=uml,tcg,kvm says on which engines every test of this folder runs.
+ENGINES = tuple(map(Engine, os.environ.get("APPPOT_TEST_ENGINES", "uml").split(",")))
 IMAGE = os.environ.get("APPPOT_TEST_IMAGE", "debian:bookworm")
 # What the command line under test gets from the caller's environment, and nothing else.
 _PASSED_ON = ("PATH", "HOME", "LANG", "PYTHONPATH", "APPPOT_KIT", "APPPOT_STORE", "APPPOT_CACHE")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what an engine does not have, and say why."""
+    for item in items:
+        mark = item.get_closest_marker("only_on")
+        call = getattr(item, "callspec", None)
+        engine = call.params.get("engine") if call else None
+        if mark and engine and engine.name not in mark.args:
+            item.add_marker(pytest.mark.skip(reason=mark.kwargs["reason"]))
 
 
 def environment() -> dict[str, str]:
@@ -56,7 +66,9 @@ def _make(engine: Engine) -> AppPot:
     os.mkdir(made.job)
     os.mkdir(made.scratch)
     os.mkdir(made.runtime, 0o700)
-    return made.having(TMPDIR=made.scratch, APPPOT_RUNTIME_DIR=made.runtime)
+    return made.having(
+        TMPDIR=made.scratch, APPPOT_RUNTIME_DIR=made.runtime, APPPOT_ENGINE=engine.name
+    )
 
 
 @pytest.fixture

@@ -27,10 +27,24 @@ _SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine, and the options of `apppot run` that name it."""
+    """An engine, and what the guest calls its devices."""
 
     name: str
-    options: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of `apppot run` that name it."""
+        return ("--engine", self.name)
+
+    @property
+    def disk(self) -> str:
+        """The guest's first layer."""
+        return "/dev/ubda" if self.name == "uml" else "/dev/vda"
+
+    @property
+    def channel(self) -> str:
+        """The agent's channel."""
+        return "/dev/hostpipe" if self.name == "uml" else "/dev/vport0p1"
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ ESCAPES = {
         " mount -t hostfs none /mnt -o $n 2>/dev/null && cat /mnt/secret /mnt/{secret}"
         " /mnt/../secret; umount /mnt 2>/dev/null; done"
     ),
+    "9p of every tag": (
+        "for n in 0 1 2; do"
+        " mount -t 9p share$n /mnt -o trans=virtio,version=9p2000.L,aname={folder} &&"
+        " cat /mnt/secret /mnt/../secret /mnt/{secret}; umount /mnt; done"
+    ),
     "a share's parent": "cat /job/../secret /job/./../secret; cd /job; cat ../secret",
     "a link to an absolute path": "ln -s {secret} /job/l; cat /job/l",
     "a link that climbs": "ln -s ../secret /job/l2; cat /job/l2",
@@ -43,7 +48,8 @@ ESCAPES = {
     "a hard link": "ln {secret} /job/hard; ln /job/../secret /job/hard; cat /job/hard",
     "the root of PID 1": "cat /proc/1/root/{secret} /proc/1/cwd/{secret} /proc/1/fd/*/secret",
     "other disks": (
-        "for n in $(seq 0 16 255); do mknod /tmp/d$n b 98 $n; head -c 4096 /tmp/d$n >/dev/null"
+        "major=$(sed -nE 's/ (ubd|virtblk)$//p' /proc/devices);"
+        " for n in $(seq 0 16 255); do mknod /tmp/d$n b $major $n; head -c 4096 /tmp/d$n >/dev/null"
         " && grep -a -m1 {word} /tmp/d$n; done"
     ),
     "the memory": "grep -a -m1 {word} /dev/mem; mknod /tmp/mem c 1 1; head -c 9999999 /tmp/mem",
@@ -78,6 +84,31 @@ def test_links_resolve_in_the_guest(apppot: AppPot) -> None:
     assert done.stdout or b"No such file" in done.stderr
 
 
+def test_only_the_file_of_a_file_s_folder_is_reached(apppot: AppPot, secret: str) -> None:
+    if not _has_landlock(apppot):
+        pytest.skip("without Landlock, QEMU can reach the folder of a file that it shares")
+    with open(os.path.join(apppot.folder, "given"), "w", encoding="ascii") as file:
+        file.write("given\n")
+    script = (
+        "cat /x; for n in 0 1 2; do for t in 9p virtiofs; do"
+        " mount -t $t share$n /mnt -o trans=virtio,version=9p2000.L || mount -t $t share$n /mnt;"
+        " cat /mnt/secret; echo x >/mnt/secret;"
+        " echo x >/mnt/new; umount /mnt; done; done; echo tried"
+    )
+    done = apppot.sh(script, options=("--root", "--bind", f"{apppot.folder}/given:/x"))
+    assert done.stdout.startswith(b"given\n")
+    assert done.stdout.endswith(b"tried\n")
+    assert SECRET.encode() not in done.stdout + done.stderr
+    assert not os.path.exists(os.path.join(apppot.folder, "new"))
+    with open(secret, encoding="ascii") as file:
+        assert file.read() == SECRET
+
+
+def _has_landlock(apppot: AppPot) -> bool:
+    found = apppot.call(apppot.verb("doctor", "landlock"))
+    return found.status == 0
+
+
 def test_the_base_cannot_be_written(apppot: AppPot) -> None:
     stores = [path for path in os.environ["APPPOT_STORE"].split(":") if os.path.isdir(path)]
     blobs = [
@@ -88,9 +119,9 @@ def test_the_base_cannot_be_written(apppot: AppPot) -> None:
     ]
     before = {path: _digest(path) for path in blobs}
     script = (
-        "ls -l /dev/ubda >/dev/null && echo there; dd if=/dev/zero of=/dev/ubda bs=4096 count=9"
-        " conv=notrunc,fsync; echo dd:$?; blockdev --setrw /dev/ubda; dd if=/dev/zero"
-        " of=/dev/ubda bs=4096 count=9 conv=notrunc,fsync; echo dd:$?"
+        f"d={apppot.engine.disk}; ls -l $d >/dev/null && echo there; dd if=/dev/zero of=$d bs=4096"
+        " count=9 conv=notrunc,fsync; echo dd:$?; blockdev --setrw $d; dd if=/dev/zero"
+        " of=$d bs=4096 count=9 conv=notrunc,fsync; echo dd:$?"
     )
     done = apppot.sh(script, options=("--root",))
     assert done.stdout.split()[:2] == [b"there", b"dd:1"]
@@ -125,9 +156,10 @@ def test_a_race_of_links_and_folders_on_a_share(apppot: AppPot, secret: str) -> 
 
 def test_the_channel_is_the_agents_alone(apppot: AppPot) -> None:
     script = (
-        "for d in /dev/hostpipe /dev/tty0 /dev/console; do"
+        f"for d in {apppot.engine.channel} /dev/tty0 /dev/console; do"
         " (printf 'APPPOT\\0\\1garbage' >$d); done;"
-        " mknod /tmp/c c 10 $(sed -n 's/ hostpipe//p' /proc/misc);"
+        " mknod /tmp/c c 10 $(sed -n 's/ hostpipe//p' /proc/misc) ||"
+        " mknod /tmp/c c $(tr : ' ' </sys/class/virtio-ports/vport0p1/dev);"
         " (printf '\\7\\0\\1\\0\\0\\0\\0\\0' >/tmp/c);"
         " (timeout 1 cat /tmp/c >/dev/null); for p in /proc/1/fd/*; do"
         " (printf '\\7\\0\\1\\0\\0\\0\\0\\0' >$p); done; echo alive; exit 7"

@@ -34,6 +34,7 @@ def _machine(apppot: AppPot, program: str) -> AbstractContextManager[Running]:
     return apppot.start(("/job/fsops",), stdin=subprocess.PIPE)
 
 
+@pytest.mark.only_on("uml", reason="QEMU's 9p server grants every lock: others do not see it")
 def test_flock_excludes_the_host_and_is_excluded_by_it(apppot: AppPot, program: str) -> None:
     with _machine(apppot, program) as machine:
         fsops.ask(machine, "open", 0, "file", RDWR, 0o644)
@@ -54,6 +55,7 @@ def test_flock_excludes_the_host_and_is_excluded_by_it(apppot: AppPot, program: 
         fsops.finish(machine)
 
 
+@pytest.mark.only_on("uml", reason="QEMU's 9p server grants every lock: others do not see it")
 def test_posix_locks_exclude_the_host_and_are_excluded_by_it(apppot: AppPot, program: str) -> None:
     with _machine(apppot, program) as machine:
         fsops.ask(machine, "open", 0, "file", RDWR, 0o644)
@@ -76,6 +78,7 @@ def test_posix_locks_exclude_the_host_and_are_excluded_by_it(apppot: AppPot, pro
         fsops.finish(machine)
 
 
+@pytest.mark.only_on("uml", reason="QEMU's 9p server grants every lock: others do not see it")
 def test_two_machines_lock_and_append(apppot: AppPot, program: str) -> None:
     with ExitStack() as stack:
         one, two = (stack.enter_context(_machine(apppot, program)) for _ in range(2))
@@ -96,6 +99,7 @@ def test_two_machines_lock_and_append(apppot: AppPot, program: str) -> None:
             fsops.finish(machine)
 
 
+@pytest.mark.only_on("uml", reason="QEMU's 9p server grants every lock: others do not see it")
 def test_a_waiting_lock_comes_when_the_host_lets_go(apppot: AppPot) -> None:
     with open(apppot.path("file"), "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -109,6 +113,7 @@ def test_a_waiting_lock_comes_when_the_host_lets_go(apppot: AppPot) -> None:
             assert running.wait().status == 0
 
 
+@pytest.mark.only_on("uml", reason="9p keeps mapped pages as long as the file is open")
 def test_a_mapped_file_shows_what_the_host_has_written(apppot: AppPot, program: str) -> None:
     path = apppot.path("file")
     with _machine(apppot, program) as machine:
@@ -152,6 +157,7 @@ def test_a_mapping_writes_the_pages_that_it_changes_and_no_others(
             assert file.read(2 * page) == b"g".ljust(page, b"a") + b"host".ljust(page, b"a"), number
 
 
+@pytest.mark.only_on("uml", reason="QEMU's 9p server follows names, not folders that were renamed")
 def test_links_lead_nowhere_on_the_host(apppot: AppPot, program: str) -> None:
     """A link that the host puts in place of a folder is followed in the guest, if at all."""
     outside = os.path.join(apppot.folder, "outside")
@@ -176,6 +182,7 @@ def test_links_lead_nowhere_on_the_host(apppot: AppPot, program: str) -> None:
     assert os.stat(outside).st_mode & 0o777 == 0o755
 
 
+@pytest.mark.only_on("uml", reason="9p has no word for holes (SEEK_HOLE)")
 def test_holes_stay_holes(apppot: AppPot, program: str) -> None:
     with _machine(apppot, program) as machine:
         fsops.ask(machine, "open", 0, "sparse", RDWR, 0o644)

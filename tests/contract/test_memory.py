@@ -35,6 +35,7 @@ def _check(apppot: AppPot, command: str, *options: str) -> None:
     assert (done.status, done.stdout) == (0, b"all right\n"), done
 
 
+@pytest.mark.only_on("uml", reason="modes are User-Mode Linux's")
 @pytest.mark.parametrize("mode", _MODES)
 @pytest.mark.parametrize("folder", ["/tmp", "/job"])
 def test_every_word(apppot: AppPot, checker: str, mode: str, folder: str) -> None:
@@ -58,6 +59,7 @@ def test_every_word_under_memory_pressure(apppot: AppPot, checker: str) -> None:
 
 
 @pytest.mark.parametrize("mode", _MODES)
+@pytest.mark.only_on("uml", reason="a mapping for each page is User-Mode Linux's")
 def test_more_scattered_pages_than_the_host_gives_mappings(
     apppot: AppPot, checker: str, mode: str
 ) -> None:

@@ -46,6 +46,7 @@ def test_a_second_command_has_the_same_umask(apppot: AppPot) -> None:
         os.umask(before)
 
 
+@pytest.mark.only_on("uml", reason="modes are User-Mode Linux's")
 def test_several_cpus_are_refused_where_the_kernel_has_but_one(apppot: AppPot) -> None:
     done = apppot.sh("true", options=("--uml-mode", "ptrace", "--cpus", "2"))
     assert done.status == 125

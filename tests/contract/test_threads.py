@@ -65,6 +65,7 @@ def test_threads_of_one_process_run_at_the_same_time(apppot: AppPot) -> None:
     assert (done.status, done.stdout) == (0, b"1\n")
 
 
+@pytest.mark.only_on("uml", reason="the host places QEMU's virtual CPUs")
 def test_each_virtual_cpu_stays_on_a_cpu_of_its_own(apppot: AppPot) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("only one CPU may be used here")

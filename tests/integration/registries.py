@@ -21,9 +21,16 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
+# The user's name is `user`, the password `secret`.
+PASSWORDS = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"  # bcrypt
+
+
 @contextmanager
-def serving(folder: str) -> Iterator[str]:
-    """Start a registry that keeps its blobs in `folder`; give its host and port."""
+def serving(folder: str, tls: tuple[str, str] | None = None) -> Iterator[str]:
+    """Start a registry that keeps its blobs in `folder`; give its host and port.
+
+    With `tls`, files of a certificate and its key, it wants a name and a password.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -32,8 +39,12 @@ def serving(folder: str) -> Iterator[str]:
         file.write(
             "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
             f"storage: {{filesystem: {{rootdirectory: {folder}}}}}\n"
-            f"http: {{addr: {address}}}\n"
+            f"http: {{addr: {address}{_tls(tls)}}}\n"
         )
+        if tls:
+            with open(folder + ".users", "w", encoding="utf-8") as users:
+                users.write(PASSWORDS)
+            file.write(f"auth: {{htpasswd: {{realm: r, path: {folder}.users}}}}\n")
     words = [PROGRAM, "serve", config]
     null = subprocess.DEVNULL
     with subprocess.Popen(words, stdout=null, stderr=null) as server:
@@ -42,6 +53,10 @@ def serving(folder: str) -> Iterator[str]:
             yield address
         finally:
             server.terminate()
+
+
+def _tls(files: tuple[str, str] | None) -> str:
+    return f", tls: {{certificate: {files[0]}, key: {files[1]}}}" if files else ""
 
 
 def _wait_for(address: str) -> None:

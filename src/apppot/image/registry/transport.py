@@ -7,7 +7,6 @@ HTTP, and nobody is led to addresses of this network.
 from __future__ import annotations
 
 import ipaddress
-import os
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from urllib3.connectionpool import HTTPSConnectionPool
 
 from apppot import __version__
 from apppot.errors import AppPotError, ImageError
+from apppot.image.registry import authorities
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -109,9 +109,8 @@ class Transport:
     def _manager(self, server: str) -> urllib3.PoolManager:
         """Return a pool of connections: the registry's own, or (with '') one for redirects."""
         more: dict[str, Any] = {}
-        authority = f"/etc/docker/certs.d/{server}/ca.crt"
-        if server and not self.plain_http and os.path.exists(authority):
-            more["ca_certs"] = authority
+        if server and not self.plain_http:
+            more["ssl_context"] = authorities.context(server)
         headers = {"User-Agent": f"apppot/{__version__}"}
         settings = {"timeout": TIMEOUT, "retries": False, "maxsize": 8, "headers": headers, **more}
         proxy = urllib.request.getproxies().get(self.origin.scheme, "")
@@ -234,8 +233,12 @@ class Transport:
         if isinstance(cause, RegistryError):
             return cause
         hint = "check the name and the network"
-        if "SSL" in str(reason) or "certificate" in str(reason).lower():
-            hint = _PLAIN_HINT + "; one with its own authority, SSL_CERT_FILE"
+        if "CERTIFICATE_VERIFY_FAILED" in str(reason):
+            folder = authorities.folders(urlsplit(self.base).netloc)[0]
+            hint = f"if it has an authority of its own, put that one's certificate into {folder},"
+            hint += " as a .crt, or name it with SSL_CERT_FILE"
+        elif "SSL" in str(reason):
+            hint = _PLAIN_HINT
         return RegistryError(f"cannot reach {origin.host}:{origin.port}: {text[:300]}", hint=hint)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench import applications, boot, channel, inside, memory, python_part
+from bench import applications, boot, channel, engines, inside, memory, python_part
 from bench.launch import Run, launch
 from bench.peers import APPPOT, APPPOT_OFFLINE, NATIVE, PODMAN, Peer, Peers
 from bench.series import CaseError, Goal, Section, take_turns
@@ -209,6 +209,7 @@ MEASURES: dict[str, Callable[[Bench], list[Section]]] = {
     "idle": idle,
     "fleet": fleet,
     "boot": boot.boot,
+    "engines": engines.engines,
     "calls": inside.calls,
     "faults": inside.faults,
     "memory": inside.memory,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    from apppot.cli.options import count
+    from apppot.cli.options import add_engine_option, count
 
     parser.usage = "apppot build [OPTION...] -t NAME[:TAG] DIR"
     add = parser.add_argument
@@ -50,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--debug", action="store_true", help="open a shell where a RUN has failed")
     add("--quiet", "-q", action="store_true", help="print the digest only, and output of failures")
     machine = parser.add_argument_group("the machines of RUN")
+    add_engine_option(machine)
     machine.add_argument("--cpus", type=count, default=1, metavar="N", help="virtual CPUs (1)")
     machine.add_argument(
         "--memory",
@@ -93,6 +94,7 @@ def main(options: argparse.Namespace) -> int:
             memory=None if options.memory == "auto" else memory_size(options.memory),
             scratch=DISK if options.scratch is None else options.scratch,
             network=options.network,
+            engine=options.engine,
         ),
     )
     built = build(request, Steps(quiet=options.quiet))

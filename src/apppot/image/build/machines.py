@@ -13,7 +13,7 @@ from apppot.image import erofs
 from apppot.image.build import packing
 from apppot.image.model import Image, ImageConfig, Layer
 from apppot.lean import replace
-from apppot.machine.model import Network, Share
+from apppot.machine.model import EngineName, Network, Share
 from apppot.run import Capture, RunRequest
 from apppot.run import run as run_machine
 
@@ -40,6 +40,7 @@ class Machine:
     memory: int | None = MEMORY
     scratch: int = DISK
     network: Network = Network.USER
+    engine: EngineName | None = None
 
 
 def numbered(owner: str) -> str:
@@ -110,6 +111,7 @@ def _request(
         binds=binds,
         environment=tuple(os.fsencode(f"{key}={value}") for key, value in pairs),
         network=Network.NONE if offline else Network.USER,
+        engine=machine.engine,
         user="root",
         image_user=own,
         workdir=os.fsencode(step.directory),

@@ -13,7 +13,7 @@ Value = int | bytes
 MACHINE: list[tuple[int, Value]] = [
     (1, b"pot"), (2, b"/dev/ubda"), (16, 4096), (2, b"/dev/ubdb"), (17, b"ext4"),
     (19, 1 << 30), (3, b"/dev/ubdc"), (4, 1 << 30),
-    (5, b"hostfs"), (6, b"share0"), (7, b"/job"), (8, b"9"), (9, 1),
+    (5, b"hostfs"), (6, b"share0"), (7, b"/job"), (8, b"9"), (9, 1), (27, b"part"),
     (10, b"10.0.2.15/24"), (10, b"fd00::2/64"), (11, b"10.0.2.2"), (12, b"10.0.2.3"),
     (13, b"example.org"), (14, b"10.0.2.2 host.apppot"), (15, 1500),
     (20, 1000), (21, 1000), (22, b"me"), (23, b"/home/me"), (24, b"/bin/zsh"), (25, 1),

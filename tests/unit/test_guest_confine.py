@@ -288,6 +288,26 @@ class TestLandlock:
         assert self.refused(tools, *words, fds=(folder,)) == ""
         os.close(folder)
 
+    def test_a_folder_that_is_only_listed(self, tools: Path, tmp_path: Path) -> None:
+        given, other = tmp_path / "given", tmp_path / "other"
+        given.write_text("x")
+        other.write_text("x")
+        fds = (os.open(tmp_path, os.O_PATH), os.open(given, os.O_PATH))
+        try:
+            words = ("--list-fd", str(fds[0]), "--rw-fd", str(fds[1]))
+
+            def errno_of(*what: str | Path) -> str:
+                return self.refused(tools, *words, "--", tools / "probe", *what, fds=fds)
+
+            assert errno_of("list", tmp_path) == ""
+            for way in ("read", "write"):
+                assert errno_of(way, given) == ""
+                assert errno_of(way, other) != ""
+            assert errno_of("make", tmp_path / "new") != ""
+        finally:
+            for fd in fds:
+                os.close(fd)
+
     def test_descriptors_of_no_folder_need_no_rule(self, tools: Path) -> None:
         read, write = os.pipe()
         rules = ("--ro-fd", str(read), "--rw-fd", str(write), "--", tools / "probe", "ok")

@@ -97,6 +97,9 @@ def test_broken_command_specifications(agent: Agent, pairs: list[Pair]) -> None:
         [LAYER, (5, b"hostfs"), (6, b"s"), (7, b"job")],
         [LAYER, (5, b"hostfs"), (6, b"s"), (7, b"/job"), (9, 4)],
         [LAYER, (5, b"hostfs"), (6, b"s"), (6, b"s"), (7, b"/job")],
+        [LAYER, (27, b"part")],
+        *([LAYER, (5, b"9p"), (6, b"s"), (7, b"/x"), (27, part)] for part in (b"", b"..", b"a/b")),
+        [LAYER, (5, b"9p"), (6, b"s"), (7, b"/x"), (27, b"a"), (27, b"a")],
         [LAYER, (20, 1000)],
         [LAYER, (20, 1000), (22, b"a:0"), (23, b"/h")],
         [LAYER, (20, 1000), (22, b"a"), (23, b"h")],
@@ -116,7 +119,14 @@ def test_broken_machine_specifications(program: str, pairs: list[Pair]) -> None:
 
 
 def test_full_machine_specification_is_accepted(program: str) -> None:
-    share: list[Pair] = [(5, b"hostfs"), (6, b"s"), (7, b"/job"), (8, b"3"), (9, 1)]
+    share: list[Pair] = [
+        (5, b"hostfs"),
+        (6, b"s"),
+        (7, b"/job"),
+        (8, b"3"),
+        (9, 1),
+        (27, b"a part"),
+    ]
     pairs: list[Pair] = [
         (1, b"pot"), *[LAYER] * 256, (3, b"/dev/x"), (4, 0), *share * 64, (10, b"10.0.2.15/24"),
         (11, b"10.0.2.2"), (12, b"10.0.2.3"), (13, b"example"), (14, b"1.1.1.1 one"), (15, 9000),

@@ -29,7 +29,7 @@ def main(options: argparse.Namespace) -> int:
         for machine in running:
             print(machine.ident)
         return 0
-    rows = [("ID", "PID", "IMAGE", "CPUS", "MEMORY", "SINCE", "COMMAND")]
+    rows = [("ID", "PID", "IMAGE", "ENGINE", "CPUS", "MEMORY", "SINCE", "COMMAND")]
     for machine in running:
         facts = machine.facts
         age = int(time.time() - facts["started"])
@@ -42,6 +42,7 @@ def main(options: argparse.Namespace) -> int:
                 machine.ident,
                 str(facts["pid"]),
                 facts["image"],
+                facts["engine"],
                 str(facts["cpus"]),
                 show_size(facts["memory"]),
                 since,

@@ -40,7 +40,7 @@ def choose(wanted: EngineName | None = None, mode: UmlMode | None = None) -> Cho
     What works is tried once for each start of the host. Raises MachineError if nothing does. An
     engine that was named is never replaced by another one.
     """
-    name = wanted or EngineName(config.text("run.engine"))
+    name = wanted or _setting()
     if mode and name not in (EngineName.UML, EngineName.AUTO):
         raise UsageError(
             f"--uml-mode {mode} is for User-Mode Linux, and the engine is to be {name}",
@@ -51,6 +51,17 @@ def choose(wanted: EngineName | None = None, mode: UmlMode | None = None) -> Cho
     if name is EngineName.UML:
         return _uml()
     return _best() if name is EngineName.AUTO else Choice(name, "it was asked for")
+
+
+def _setting() -> EngineName:
+    text = config.text("run.engine")
+    try:
+        return EngineName(text)
+    except ValueError:
+        raise UsageError(
+            f"there is no engine '{text}' (APPPOT_ENGINE, or run.engine in a configuration file)",
+            hint=f"choose one of {', '.join(EngineName)}",
+        ) from None
 
 
 def _uml() -> Choice:

@@ -11,6 +11,7 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
     import ssl
@@ -109,8 +110,24 @@ class Handler(BaseHTTPRequestHandler):
             begin = int(self.headers.get("Range", "bytes=0-")[6:-1])
             more = {"Content_Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"} if begin else {}
             self.answer(206 if begin else 200, data[begin:], **more)
+        elif self.command == "POST" and "/blobs/uploads/" in self.path:
+            self.answer(202, Location=f"/v2/up/{len(registry.log)}?state=1")
+        elif self.command == "PUT":
+            self.put(what, name)
         else:
             self.answer(404, b'{"errors":[{"code":"UNKNOWN","message":"not here"}]}')
+
+    def put(self, what: str, name: str) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        told = parse_qs(urlsplit(self.path).query).get("digest", [digest(data)])[0]
+        if told != digest(data):
+            self.answer(400)
+            return
+        if what.endswith("/manifests"):
+            self.registry.manifests[name] = data, self.headers["Content-Type"]
+        else:
+            self.registry.blobs[told] = data
+        self.answer(201)
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_one  # noqa: N815
 

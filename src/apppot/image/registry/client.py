@@ -14,7 +14,16 @@ import urllib3
 from apppot.errors import ImageError
 from apppot.image.reference import is_digest
 from apppot.image.registry import credentials, manifests
-from apppot.image.registry.transport import Origin, RegistryError, Transport, read, stream, wait
+from apppot.image.registry.transport import (
+    PASSING,
+    Origin,
+    RegistryError,
+    Transport,
+    UnreachableError,
+    read,
+    stream,
+    wait,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -142,25 +151,39 @@ class Repository:
         return response.status == CREATED
 
     def upload(self, digest: str, size: int, content: IO[bytes]) -> None:
-        """Send a blob; raises RegistryError."""
+        """Send a blob; raises RegistryError.
+
+        If that breaks off it is sent anew: Docker's registry forgets a part that it has got.
+        """
         for attempt in range(UPLOADS):
-            response = self._ask("POST", "blobs/uploads/", {"Content-Length": "0"}, push=True)
-            body = read(response, BIGGEST_ANSWER, "the registry's answer")
-            self._expect(response, {ACCEPTED}, f"'{self.place}'", body)
-            target = self._upload_address(response.headers.get("Location", ""), digest)
-            content.seek(0)
-            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+            last = attempt + 1 == UPLOADS
             try:
-                done = self._send("PUT", target, headers, content)
-            except RegistryError:
-                if attempt + 1 == UPLOADS:
-                    raise
-                continue
-            body = read(done, BIGGEST_ANSWER, "the registry's answer")
-            if done.status < 500 or attempt + 1 == UPLOADS:  # noqa: PLR2004
-                self._expect(done, {CREATED}, f"the blob {digest}", body)
-                return
-        raise AssertionError("not reached")
+                done = self._upload(digest, size, content)
+            except UnreachableError as error:
+                if last:
+                    raise RegistryError(
+                        f"the registry {self.place.host} does not take {digest} ({size} bytes):"
+                        f" {error.message} (tried {UPLOADS} times)",
+                        hint="push again: layers that have arrived are not sent again",
+                    ) from error
+            else:
+                body = read(done, BIGGEST_ANSWER, "the registry's answer")
+                if last or done.status not in PASSING:
+                    self._expect(done, {CREATED}, f"the blob {digest}", body)
+                    return
+            threading.Event().wait(wait(attempt))
+
+    def _upload(self, digest: str, size: int, content: IO[bytes]) -> BaseHTTPResponse:
+        """Send a blob once; return the answer to it, or to the question where to."""
+        response = self._ask("POST", "blobs/uploads/", {"Content-Length": "0"}, push=True)
+        if response.status in PASSING:
+            return response
+        body = read(response, BIGGEST_ANSWER, "the registry's answer")
+        self._expect(response, {ACCEPTED}, f"'{self.place}'", body)
+        target = self._upload_address(response.headers.get("Location", ""), digest)
+        content.seek(0)
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        return self._send("PUT", target, headers, content)
 
     def _upload_address(self, location: str, digest: str) -> str:
         """Return where a blob is to be sent: to the registry itself; raises RegistryError."""

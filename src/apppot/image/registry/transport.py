@@ -46,6 +46,10 @@ class RegistryError(ImageError):
         self.code = code
 
 
+class UnreachableError(RegistryError):
+    """There is no connection, or it broke off."""
+
+
 class _Guarded(HTTPSConnection):
     """A connection that does not go to this network, whatever a name's address is by now."""
 
@@ -199,7 +203,8 @@ class Transport:
     ) -> BaseHTTPResponse:
         """Send a request, again if it is idempotent and the failure may pass."""
         manager = self._own if own else self._others
-        tries = self.tries if method in IDEMPOTENT else 1
+        again = method in IDEMPOTENT or (method == "PUT" and isinstance(body, bytes))
+        tries = self.tries if again else 1
         for attempt in range(tries):
             last = attempt + 1 == tries
             try:
@@ -239,7 +244,8 @@ class Transport:
             hint += " as a .crt, or name it with SSL_CERT_FILE"
         elif "SSL" in str(reason):
             hint = _PLAIN_HINT
-        return RegistryError(f"cannot reach {origin.host}:{origin.port}: {text[:300]}", hint=hint)
+        message = f"cannot reach {origin.host}:{origin.port}: {text[:300]}"
+        return (RegistryError if _is_final(error) else UnreachableError)(message, hint=hint)
 
 
 def wait(attempt: int) -> float:

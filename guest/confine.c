@@ -276,5 +276,7 @@ int main(int argc, char **argv)
     if (options.landlock)
         restrict_access(program);
     syscall(SYS_execveat, program, "", options.program, environ, AT_EMPTY_PATH);
+    if (errno == ENOENT) /* a script: its interpreter could not open what is closed by then */
+        execve(options.program[0], options.program, environ);
     give_up(STATUS_FAILED, errno, "execute %s", options.program[0]);
 }

@@ -323,6 +323,14 @@ class TestLandlock:
         done = confine(tools, "--landlock=require", *rules, *script)
         assert done.returncode == 0, done.stderr
 
+    def test_a_script_is_executed_as_a_program_is(self, tools: Path, tmp_path: Path) -> None:
+        script = tmp_path / "script"
+        script.write_text("#!/bin/sh\necho ran $1\n")
+        script.chmod(0o755)
+        rules = ("--rx", "/usr", "--rx", "/bin", "--rx", "/lib", "--rx", "/lib64")
+        done = confine(tools, "--landlock=require", *rules, "--", script, "it")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ran it\n", "")
+
     def test_tcp_is_cut_only_if_asked(self, tools: Path, landlock: int) -> None:
         probe = ("--", tools / "probe", "connect")
         assert self.refused(tools, *probe) == "Connection refused"

@@ -34,7 +34,8 @@ class Host:
         self._patch.setattr(probes, "uml_mode", lambda: known)
 
     def kvm(self, reason: str) -> None:
-        self._patch.setattr(virtual, "kvm", lambda: reason)
+        answer = virtual.Answer(bool(reason), reason or "nothing behind it")
+        self._patch.setattr(virtual, "kvm", lambda **_: answer)
 
     def qemu(self, problem: str) -> None:
         self._patch.setattr(virtual, "problem", lambda: problem)
@@ -68,8 +69,10 @@ def test_an_engine_that_was_named_is_never_replaced(host: Host) -> None:
     host.kvm("it booted")
     assert choose(EngineName.UML).name is EngineName.UML
     assert choose(EngineName.TCG).name is EngineName.TCG
-    host.kvm("")
     assert choose(EngineName.KVM).name is EngineName.KVM
+    host.kvm("")
+    with pytest.raises(MachineError, match="kvm does not work here: nothing behind it"):
+        choose(EngineName.KVM)
     host.uml(probes.Mode.NONE)
     with pytest.raises(MachineError, match="User-Mode Linux does not boot"):
         choose(EngineName.UML)
@@ -126,37 +129,41 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kvm:
 
 
 def test_kvm_is_tried_once(on: Kvm) -> None:
-    assert virtual.kvm() == "what\twas found"
-    assert virtual.kvm() == "what was found"
+    assert virtual.kvm() == virtual.Answer(True, "what\twas found")
+    assert virtual.kvm() == virtual.Answer(True, "what was found")
     assert on.tries == 1
     os.utime(on.qemu, ns=(1, 1))
-    assert virtual.kvm()
+    assert virtual.kvm().works
     assert on.tries == 2
     remembered.forget()
-    assert virtual.kvm()
+    assert virtual.kvm().works
     assert on.tries == 3
 
 
 def test_a_failure_is_remembered_too(on: Kvm) -> None:
     on.outcome = Outcome.FAILS
-    assert [virtual.kvm(), virtual.kvm()] == ["", ""]
+    assert not virtual.kvm().works
+    assert not virtual.kvm(thorough=True).works
     assert on.tries == 1
 
 
-def test_without_hardware_nothing_is_booted(on: Kvm) -> None:
+def test_without_hardware_it_is_tried_only_if_it_was_asked_for(on: Kvm) -> None:
     on.hardware = False
-    assert virtual.kvm() == ""
+    assert "no vmx or svm" in virtual.kvm().why
     assert on.tries == 0
+    assert virtual.kvm(thorough=True).works
+    assert virtual.kvm().works
+    assert on.tries == 1
 
 
 def test_without_device_qemu_or_kernel_there_is_no_kvm(
     on: Kvm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on.device.unlink()
-    assert virtual.kvm() == ""
+    assert "No such file" in virtual.kvm(thorough=True).why
     on.device.touch()
     (tmp_path / "boot/bzImage").unlink()
-    assert virtual.kvm() == ""
+    assert "bzImage" in virtual.kvm(thorough=True).why
     assert "bzImage" in virtual.problem()
     (tmp_path / "boot/bzImage").touch()
     assert virtual.problem() == ""
@@ -165,16 +172,15 @@ def test_without_device_qemu_or_kernel_there_is_no_kvm(
         raise MachineError("QEMU is not installed")
 
     monkeypatch.setattr(virtual, "program", absent)
-    assert virtual.kvm() == ""
+    assert virtual.kvm(thorough=True) == virtual.Answer(False, "QEMU is not installed")
     assert virtual.problem() == "QEMU is not installed"
     assert on.tries == 0
 
 
-def test_without_a_kit_the_error_is_the_kits(on: Kvm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_kit_there_is_no_kvm(on: Kvm, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> kit.Kit:
         raise KitError("there is no kit")
 
     monkeypatch.setattr(kit, "find", absent)
-    with pytest.raises(KitError):
-        virtual.kvm()
+    assert virtual.kvm().why == "there is no kit"
     assert on.tries == 0

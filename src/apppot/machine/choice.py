@@ -50,6 +50,8 @@ def choose(wanted: EngineName | None = None, mode: UmlMode | None = None) -> Cho
         return Choice(EngineName.UML, "its mode was asked for", mode)
     if name is EngineName.UML:
         return _uml()
+    if name is EngineName.KVM:
+        return _kvm()
     return _best() if name is EngineName.AUTO else Choice(name, "it was asked for")
 
 
@@ -62,6 +64,18 @@ def _setting() -> EngineName:
             f"there is no engine '{text}' (APPPOT_ENGINE, or run.engine in a configuration file)",
             hint=f"choose one of {', '.join(EngineName)}",
         ) from None
+
+
+def _kvm() -> Choice:
+    from apppot.machine import virtual
+
+    answer = virtual.kvm(thorough=True)
+    if not answer.works:
+        raise MachineError(
+            f"the engine kvm does not work here: {answer.why}",
+            hint="'apppot doctor kvm' tells more; --engine auto takes the best that works",
+        )
+    return Choice(EngineName.KVM, answer.why)
 
 
 def _uml() -> Choice:
@@ -80,9 +94,9 @@ def _best() -> Choice:
     """Return kvm if it works, else uml, else tcg."""
     from apppot.machine import virtual
 
-    reason = virtual.kvm()
-    if reason:
-        return Choice(EngineName.KVM, reason)
+    answer = virtual.kvm()
+    if answer.works:
+        return Choice(EngineName.KVM, answer.why)
     try:
         return _uml()
     except MachineError as error:

@@ -9,16 +9,21 @@ import os
 
 from apppot import process
 from apppot.errors import AppPotError, MachineError
-from apppot.lean import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from apppot.kit import Kit
+from apppot.lean import dataclass
 
 DEVICE = "/dev/kvm"
 PROGRAM = "qemu-system-x86_64"
 _NAMES = (PROGRAM, "qemu-kvm")  # the second is what Red Hat's systems have
 _MORE_FOLDERS = ("/usr/libexec",)
 _WORKS, _FAILS = "works", "fails"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether something works, and why that is believed."""
+
+    works: bool
+    why: str
 
 
 def program() -> str:
@@ -48,40 +53,34 @@ def problem() -> str:
     return ""
 
 
-def kvm() -> str:
-    """Return why the engine kvm is the one to use, or "" if it does not work here.
+def kvm(*, thorough: bool = False) -> Answer:
+    """Return whether the engine kvm works here.
 
     The first call on a host (since its start, for this kit, QEMU and user) boots a kernel; the
-    answer is kept in the user's cache.
+    answer is kept in the user's cache. Where the processor shows nothing that KVM could use, that
+    is done only if this is to be `thorough`: guests could run for seconds in vain.
     """
-    if not os.access(DEVICE, os.R_OK | os.W_OK):
-        return ""
     from apppot import kit as kits
 
-    kit = kits.find()
     try:
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        kit = kits.find()
         files = (program(), kit.file(kits.PC_KERNEL), kit.file(kits.AGENT))
-    except AppPotError:
-        return ""
-    return _tried(kit, files)
-
-
-def _tried(kit: Kit, files: tuple[str, ...]) -> str:
+    except OSError as error:
+        return Answer(False, f"{DEVICE}: {error.strerror}")
+    except AppPotError as error:
+        return Answer(False, error.message)
     from apppot.machine.probes import remembered
 
     key = f"kvm {os.geteuid()} {remembered.files_key(files)}"
     known = remembered.recall(key, (_WORKS, _FAILS))
     if known is None:
-        known = _try(kit)
+        from apppot.machine.probes import kvm as device
+        from apppot.machine.probes import pc  # the slow road
+
+        if not thorough and not device.backend()["hardware"]:
+            return Answer(False, f"{DEVICE} opens, but the processor shows no vmx or svm")
+        found = pc.kvm(kit)
+        known = (_WORKS if found.outcome is pc.Outcome.WORKS else _FAILS), found.found
         remembered.remember(key, *known)
-    return known[1] if known[0] == _WORKS else ""
-
-
-def _try(kit: Kit) -> tuple[str, str]:
-    """Boot a kernel with KVM; without hardware for it, guests could run for seconds in vain."""
-    from apppot.machine.probes import kvm, pc
-
-    if not kvm.backend()["hardware"]:
-        return _FAILS, f"{DEVICE} opens, but the processor shows no vmx or svm"
-    found = pc.kvm(kit)
-    return (_WORKS if found.outcome is pc.Outcome.WORKS else _FAILS), found.found
+    return Answer(known[0] == _WORKS, known[1])

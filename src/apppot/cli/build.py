@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from apppot import config
-from apppot.machine.limits import parse_size
-from apppot.machine.model import Network
-
 if TYPE_CHECKING:
     import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    from apppot.cli.options import add_engine_option, count
+    from apppot.cli.options import add_engine_option, add_network_option, add_size_options
 
     parser.usage = "apppot build [OPTION...] -t NAME[:TAG] DIR"
     add = parser.add_argument
@@ -50,32 +46,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--debug", action="store_true", help="open a shell where a RUN has failed")
     add("--quiet", "-q", action="store_true", help="print the digest only, and output of failures")
     machine = parser.add_argument_group("the machines of RUN")
+    add_size_options(
+        machine, scratch="the disk for what a step writes (64G); it takes space only as it fills"
+    )
+    add_network_option(machine)
     add_engine_option(machine)
-    machine.add_argument("--cpus", type=count, default=1, metavar="N", help="virtual CPUs (1)")
-    machine.add_argument(
-        "--memory",
-        metavar="SIZE",
-        default=config.text("run.memory"),
-        help="memory (1G); 'auto': what the job, cgroup or ulimit allows",
-    )
-    machine.add_argument(
-        "--scratch",
-        type=parse_size,
-        metavar="SIZE",
-        help="the disk for what a step writes (64G); it takes space only as it fills",
-    )
-    machine.add_argument(
-        "--network",
-        type=Network,
-        choices=list(Network),
-        default=Network.USER,
-        help="outbound connections, or none at all (user)",
-    )
 
 
 def main(options: argparse.Namespace) -> int:
     """Build the image, print its name and digest."""
-    from apppot.cli.options import memory_size
+    from apppot.cli.options import memory_from
     from apppot.cli.steps import Steps
     from apppot.image.build.builder import Request, build
     from apppot.image.build.machines import DISK, Machine
@@ -91,7 +71,7 @@ def main(options: argparse.Namespace) -> int:
         quiet=options.quiet,
         machine=Machine(
             cpus=options.cpus,
-            memory=None if options.memory == "auto" else memory_size(options.memory),
+            memory=memory_from(options),
             scratch=DISK if options.scratch is None else options.scratch,
             network=options.network,
             engine=options.engine,

@@ -27,18 +27,9 @@ _OURS_PREFIX = ("con", "ssl", "ubd", "hostfs", "apppot.", "virtio_uml.", "initrd
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a machine to a verb's parser."""
     machine = parser.add_argument_group("the machine")
-    machine.add_argument("--cpus", type=count, default=1, metavar="N", help="virtual CPUs (1)")
-    machine.add_argument(
-        "--memory",
-        metavar="SIZE",
-        default=config.text("run.memory"),
-        help="memory (1G); 'auto': what the job, cgroup or ulimit allows",
-    )
-    machine.add_argument(
-        "--scratch",
-        type=parse_size,
-        metavar="SIZE",
-        help="keep changes to the image on a disk of SIZE in the scratch folder, not in memory",
+    add_size_options(
+        machine,
+        scratch="keep changes to the image on a disk of SIZE in the scratch folder, not in memory",
     )
     disk = parser.add_argument_group("a raw disk as IMAGE (a path that begins with / or ./)")
     disk.add_argument(
@@ -87,13 +78,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="SRC[:DST[:ro]]",
         help="share a folder or file, at the same path unless DST is given",
     )
-    reach.add_argument(
-        "--network",
-        type=Network,
-        choices=list(Network),
-        default=Network.USER,
-        help="outbound connections, or none at all (user)",
-    )
+    add_network_option(reach)
     reach.add_argument(
         "--host-loopback",
         action="store_true",
@@ -116,6 +101,29 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     )
     payload.add_argument("--report", metavar="FILE", help="write a JSON report")
     parser.add_argument("--verbose", "-v", action="store_true", help="say what is done, and why")
+
+
+def add_size_options(group: argparse._ActionsContainer, *, scratch: str) -> None:
+    """Add the options of how big a machine is; `scratch` tells what that one does."""
+    group.add_argument("--cpus", type=_count, default=1, metavar="N", help="virtual CPUs (1)")
+    group.add_argument(
+        "--memory",
+        metavar="SIZE",
+        default=config.text("run.memory"),
+        help="memory (1G); 'auto': what the job, cgroup or ulimit allows",
+    )
+    group.add_argument("--scratch", type=parse_size, metavar="SIZE", help=scratch)
+
+
+def add_network_option(group: argparse._ActionsContainer) -> None:
+    """Add the option that says what a machine reaches of the network."""
+    group.add_argument(
+        "--network",
+        type=Network,
+        choices=list(Network),
+        default=Network.USER,
+        help="outbound connections, or none at all (user)",
+    )
 
 
 def add_engine_option(group: argparse._ActionsContainer) -> None:
@@ -199,7 +207,7 @@ def request_from(
         image=options.image,
         command=tuple(map(os.fsencode, command)),
         cpus=options.cpus,
-        memory=None if options.memory == "auto" else memory_size(options.memory),
+        memory=memory_from(options),
         scratch=options.scratch,
         changes=tuple(options.changes),
         write=options.write,
@@ -222,7 +230,7 @@ def request_from(
     )
 
 
-def count(text: str) -> int:
+def _count(text: str) -> int:
     """Return a number of virtual CPUs; raises UsageError."""
     if not text.isdigit() or not 0 < int(text) <= 64:  # noqa: PLR2004  NR_CPUS of the kit's kernel
         raise UsageError(f"--cpus {text}: a number from 1 to 64 is needed")
@@ -235,11 +243,13 @@ def _partition(text: str) -> int:
     return int(text)
 
 
-def memory_size(text: str) -> int:
-    """Return a machine's memory in bytes; raises UsageError."""
-    size = parse_size(text)
+def memory_from(options: argparse.Namespace) -> int | None:
+    """Return a machine's memory in bytes, None for what is allowed; raises UsageError."""
+    if options.memory == "auto":
+        return None
+    size = parse_size(options.memory)
     if size < 64 << 20:
-        raise UsageError(f"--memory {text}: a machine needs 64M or more")
+        raise UsageError(f"--memory {options.memory}: a machine needs 64M or more")
     return size
 
 

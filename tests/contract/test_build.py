@@ -2,80 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import tarfile
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from apppot import paths
+from tests.contract.building import Builder, builder, cached
 from tests.contract.conftest import IMAGE
-from tests.contract.harness import PATIENCE, stopping
+from tests.contract.harness import PATIENCE
 
-if TYPE_CHECKING:
-    from tests.contract.harness import AppPot, Ended
-
-
-@dataclass(frozen=True)
-class Builder:
-    """The command line with a store of its own, and a context in the job folder."""
-
-    apppot: AppPot
-
-    def write(self, **files: str) -> None:
-        """Write files of the context; `__` in a name is a slash."""
-        for name, text in files.items():
-            path = self.path(name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
-
-    def path(self, name: str) -> str:
-        return self.apppot.path(name.replace("__", "/"))
-
-    def words(self, *options: str) -> list[Any]:
-        return self.apppot.verb("build", "--network", "none", "-t", "made", *options, ".")
-
-    def build(self, text: str, *options: str, stdin: bytes = b"") -> Ended:
-        self.write(Containerfile=f"ARG BASE={IMAGE}\n{text}")
-        return self.apppot.call(self.words(*options), stdin=stdin, timeout=4 * PATIENCE)
-
-    def good(self, text: str, *options: str) -> str:
-        """Build, and return what was said."""
-        done = self.build(text, *options)
-        assert done.status == 0, done.complaint
-        assert re.fullmatch(r"made:latest sha256:[0-9a-f]{64}\n", done.text)
-        return done.complaint
-
-    def run(self, script: str, image: str = "made") -> str:
-        words = ("run", *self.apppot.engine.options, "--root", "--network", "none", "--no-job-dir")
-        done = self.apppot.call(self.apppot.verb(*words, image, "--", "sh", "-c", script))
-        assert done.status == 0, done.complaint
-        return done.text
-
-    def config(self) -> dict[str, Any]:
-        done = self.apppot.call(self.apppot.verb("inspect", "made"))
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-
-
-@pytest.fixture
-def builder(apppot: AppPot) -> Builder:
-    store = os.path.join(apppot.folder, "store")
-    return Builder(apppot.having(APPPOT_STORE=":".join((store, *paths.store_dirs()))))
-
-
-def cached(said: str) -> list[bool]:
-    """Return of each step that can be cached whether it was."""
-    lines = said.splitlines()
-    return [line == "  cached" for line in lines if re.fullmatch(r"  (cached|[0-9.]+ s)", line)]
+assert builder  # a fixture
 
 
 def test_run_is_root_in_the_image(builder: Builder) -> None:
@@ -316,49 +254,6 @@ def test_the_same_inputs_give_the_same_image(builder: Builder) -> None:
     assert len(digests) == 1
 
 
-def test_a_step_that_fails(builder: Builder) -> None:
-    done = builder.build("FROM ${BASE}\nRUN true\nRUN echo said; echo so >&2; \\\n exit 9\n")
-    assert done.status == 1
-    assert done.text == ""
-    assert "said\nso\n" in done.complaint
-    assert "Containerfile:4: RUN echo said; echo so >&2;  exit 9: exit status 9" in re.sub(
-        " +", " ", done.complaint
-    ).replace("; exit", ";  exit")
-    assert "--debug" in done.complaint
-    quiet = builder.build("FROM ${BASE}\nRUN true\nRUN echo said; exit 9\n", "-q")
-    assert quiet.complaint.startswith("said\napppot: Containerfile:4: ")
-    assert builder.apppot.call(builder.apppot.verb("inspect", "made")).status != 0
-
-
-@pytest.mark.parametrize(
-    ("step", "words"),
-    [
-        ("COPY none /x", "'none' is not in the build context"),
-        ("COPY --from=IMAGE /none /x", "/none is not in"),
-        ("COPY --chown=nobodyelse a /x", "nobodyelse"),
-        ("COPY a /etc/passwd/x", "Containerfile:3: "),
-        ("USER nobodyelse\nRUN true", "user"),
-        ("RUN nosuchprogram", "exit status 127"),
-        ('RUN ["/nosuchprogram"]', "was not found in the image"),
-        ("ADD broken.tar.gz /x\nCOPY none /y", "'none' is not in"),
-    ],
-)
-def test_errors_name_the_line(builder: Builder, step: str, words: str) -> None:
-    builder.write(a="a", **{"broken.tar.gz": "no archive"})
-    done = builder.build(f"FROM ${{BASE}}\n{step}".replace("IMAGE", IMAGE))
-    assert done.status in (1, 2)
-    assert words in done.complaint
-    line = 3 + step.count("\n")
-    assert re.search(f"^apppot: Containerfile:{line}: ", done.complaint, re.MULTILINE)
-    assert "Traceback" not in done.complaint
-
-
-def test_base_that_is_not_there(builder: Builder) -> None:
-    done = builder.build("FROM no.invalid/such:1")
-    assert done.status == 1
-    assert "Containerfile:2: FROM no.invalid/such:1: " in done.complaint
-
-
 def test_quiet_prints_the_digest_alone(builder: Builder) -> None:
     done = builder.build("FROM ${BASE}\nRUN echo said", "-q")
     assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", done.text)
@@ -395,62 +290,6 @@ def test_containerfile_from_standard_input(builder: Builder) -> None:
     assert bad.complaint.startswith("apppot: stdin:2: FOO")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_build_leaves_nothing(builder: Builder, number: int) -> None:
-    builder.write(Containerfile=f"FROM {IMAGE}\nRUN echo begun; sleep 1000")
-    process = subprocess.Popen(
-        builder.words("--no-cache"),
-        cwd=builder.apppot.job,
-        env=builder.apppot.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with stopping(process):
-        assert process.stderr is not None
-        while process.stderr.readline() != b"begun\n":
-            assert process.poll() is None
-        process.send_signal(number)
-        process.wait(PATIENCE)
-        assert process.returncode != 0
-    blobs = os.path.join(builder.apppot.folder, "store", "blobs", "sha256")
-    assert [name for name in os.listdir(blobs) if name.startswith(".tmp")] == []
-
-
-DEBUG = """
-import os, pty, sys
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execvp(sys.argv[1], sys.argv[1:])
-said = b""
-sent = False
-while True:
-    try:
-        piece = os.read(terminal, 4096)
-    except OSError:
-        break
-    if not piece:
-        break
-    said += piece
-    if b"# " in said and b"a shell with" in said and not sent:
-        os.write(terminal, b"cat /half; echo $V; pwd; exit\\n")
-        sent = True
-sys.stdout.buffer.write(said)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
-
-
-def test_debug_opens_a_shell_at_the_failed_state(builder: Builder) -> None:
-    text = f"FROM {IMAGE}\nENV V=value\nWORKDIR /tmp\nRUN echo half-done >/half; false"
-    builder.write(Containerfile=text)
-    words = [sys.executable, "-c", DEBUG, *builder.words("--debug")]
-    done = builder.apppot.call(words, timeout=2 * PATIENCE)
-    assert done.status == 1
-    assert "half-done\r\nvalue\r\n/tmp\r\n" in done.text
-    without = builder.apppot.call(builder.words("--debug"))
-    assert "no terminal" in without.complaint
-
-
 def test_a_compiled_program(builder: Builder) -> None:
     """Compile in one stage and run in another, if the base has a compiler."""
     if builder.run("command -v cc >/dev/null && echo yes || echo no", IMAGE) != "yes\n":
@@ -476,9 +315,3 @@ def test_packages_are_installed(builder: Builder) -> None:
     assert builder.run("stat -c '%a %U:%G' /usr/bin/at; stat -c %U:%G /var/spool/cron/atjobs") == (
         "6755 daemon:daemon\ndaemon:daemon\n"
     )
-
-
-def test_a_status_of_its_own_is_no_interruption(builder: Builder) -> None:
-    done = builder.build("FROM ${BASE}\nRUN exit 130")
-    assert done.status == 1
-    assert "exit status 130" in done.complaint

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from apppot.image import entries, rebase, tarstream, tartree
 from apppot.image.rebase import Take
 from apppot.image.tarread import Source
-from tests.unit.test_image_changes import _apply, archive, layer
+from tests.unit.changes_archives import archive
+from tests.unit.test_image_merging import _apply, layer
 
 Tree = dict[str, bytes | None]
 Layer = list[tuple[str, bytes | None]]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from apppot.errors import ImageError
 from apppot.image import tarstream, tarwrite
 from apppot.image.tarread import FILE, FOLDER, SYMLINK, Entry
-from tests.unit.test_image_erofs import File, archived
+from tests.unit.erofs_archives import File, archived
 
 NAMES = ["a", "b", "d", "d/a", "d/e", "d/e/f", "d/e/g", "x/y/z"]
 

@@ -2,57 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import gzip
 import json
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from apppot.errors import AppPotError, ImageError, UsageError
-from apppot.image import compressed, erofs
+from apppot.errors import ImageError
+from apppot.image import compressed
 from apppot.image import store as stores_
-from apppot.image.registry import credentials, manifests, names, transport
-from apppot.image.registry.client import Repository
+from apppot.image.registry import manifests
 from apppot.image.registry.pull import pull
-from apppot.image.registry.transport import Origin, RegistryError
-from tests.registry_server import INDEX, MANIFEST, Handler, Registry, archive, digest, serving
+from apppot.image.registry.transport import RegistryError
+from tests.registry_server import INDEX, MANIFEST, Handler, Registry, archive, digest
+from tests.unit.pulling import ONE, TWO, blob_lie, get, left, registry
 from tests.unit.stores import store
 
 if TYPE_CHECKING:
     from apppot.image.store import Store
 
-assert store  # a fixture
 
-try:
-    erofs.mkfs_program()
-except AppPotError as error:
-    pytest.skip(f"needs mkfs.erofs: {error}", allow_module_level=True)
-
-ONE, TWO = archive({"bin/sh": b"x" * 5000}), archive({"etc/motd": os.urandom(300_000)})
-
-
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
-    monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with serving() as made:
-        made.image("1", [ONE, TWO])
-        yield made
-
-
-def get(registry: Registry, tag: str = "1", **more: Any) -> Any:
-    return pull(f"{registry.address}/a/b:{tag}", plain_http=True, **more)
+assert registry
+assert store  # fixtures
 
 
 def test_without_locks_nothing_is_left(
@@ -64,12 +41,6 @@ def test_without_locks_nothing_is_left(
     monkeypatch.setattr("fcntl.flock", refused)
     get(registry)
     assert left(store) == os.listdir(os.path.join(store.path, "partial")) == []
-
-
-def left(store: Store) -> list[str]:
-    """Return what a failed pull has left that it should not have."""
-    found = os.listdir(os.path.join(store.path, "blobs", "sha256"))
-    return [name for name in found if name.startswith(".")]
 
 
 def test_an_image_is_pulled_whole(registry: Registry, store: Store) -> None:
@@ -113,19 +84,6 @@ def test_the_platform_is_chosen(registry: Registry, store: Store) -> None:
     assert by_digest.name.endswith(f":sha256-{whole[7:19]}")
     with pytest.raises(ImageError, match="is for the architecture 'arm64'"):
         pull(f"{registry.address}/a/b:arm64", plain_http=True, platform="")
-
-
-def blob_lie(change: Any) -> Any:
-    """Return a lie that changes the answers for big blobs."""
-
-    def lie(handler: Handler) -> bool:
-        data = handler.registry.blobs.get(handler.path.rpartition("/")[2], b"")
-        if len(data) < 2000:
-            return False
-        change(handler, data)
-        return True
-
-    return lie
 
 
 def endless(handler: Handler, data: bytes) -> None:
@@ -272,153 +230,6 @@ def test_names_lead_out_of_no_layer(registry: Registry, store: Store) -> None:
         get(registry, "evil")
 
 
-# --- credentials -------------------------------------------------------------------------------
-
-
-def login(tmp_path: Path, host: str, user: str = "u", password: str = "p:w") -> str:
-    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
-    (tmp_path / "auth.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
-    return f"Basic {auth}"
-
-
-def test_basic_authentication(registry: Registry, store: Store, tmp_path: Path) -> None:
-    expected = login(tmp_path, registry.address)
-
-    def lie(handler: Handler) -> bool:
-        if handler.headers.get("Authorization") == expected:
-            return False
-        handler.answer(401, WWW_Authenticate='Basic realm="x"')
-        return True
-
-    registry.lie = lie
-    get(registry)
-    (tmp_path / "auth.json").unlink()
-    with pytest.raises(RegistryError, match="denies access") as error:
-        get(registry)
-    assert "podman login" in error.value.hint
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_tokens(registry: Registry, store: Store, tmp_path: Path, known: bool) -> None:
-    expected = login(tmp_path, registry.address) if known else None
-
-    def lie(handler: Handler) -> bool:
-        if handler.path.startswith("/token"):
-            assert handler.headers.get("Authorization") == expected
-            assert "scope=repository%3Aa%2Fb%3Apull" in handler.path
-            handler.answer(200, b'{"token": "T"}')
-        elif handler.headers.get("Authorization") != "Bearer T":
-            realm = f"http://{registry.address}/token"
-            handler.answer(401, WWW_Authenticate=f'Bearer realm="{realm}",service="s,x"')
-        else:
-            return False
-        return True
-
-    registry.lie = lie
-    get(registry)
-
-
-def test_credentials_stay_at_home(registry: Registry, store: Store, tmp_path: Path) -> None:
-    login(tmp_path, registry.address)
-    with serving() as other:
-        registry.lie = blob_lie(
-            lambda h, _: h.answer(307, Location=f"http://{other.address}{h.path}")
-        )
-        with pytest.raises(RegistryError, match="no other host is believed"):
-            get(registry)
-        assert other.log == []
-
-
-def test_helpers_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "docker-credential-test"
-    program.write_text('#!/bin/sh\nread h; echo "{\\"Username\\":\\"$h\\",\\"Secret\\":\\"s\\"}"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
-    (tmp_path / "auth.json").write_text('{"credHelpers": {"h.example": "test"}}')
-    found = credentials.find("h.example", "a/b")
-    assert (found.user, found.password) == ("h.example", "s")
-    (tmp_path / "auth.json").write_text('{"credHelpers": {"h.example": "../../bin/sh"}}')
-    with pytest.raises(UsageError, match="no helper's name"):
-        credentials.find("h.example", "a/b")
-
-
-@given(
-    st.binary(max_size=200) | st.text(max_size=100).map(lambda t: json.dumps({"auths": t}).encode())
-)
-@settings(deadline=None)
-def test_files_of_credentials_are_read_or_refused(data: bytes) -> None:
-    path = f"/tmp/apppot-test-auth-{os.getpid()}.json"
-    Path(path).write_bytes(data)
-    os.environ["REGISTRY_AUTH_FILE"] = path
-    try:
-        credentials.find("h.example", "a/b")
-    except UsageError:
-        pass
-    finally:
-        del os.environ["REGISTRY_AUTH_FILE"]
-        Path(path).unlink()
-
-
-# --- addresses ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        ("http://r.example/x", "not protected by TLS"),
-        ("https://127.0.0.1/x", "address of this network"),
-        ("https://[::1]/x", "address of this network"),
-        ("https://169.254.169.254/latest", "address of this network"),
-        ("https://10.1.2.3/x", "address of this network"),
-        ("https://[::ffff:10.0.0.1]/x", "address of this network"),
-        ("https://user:pass@cdn.example/x", "gives the address"),
-        ("gopher://cdn.example/x", "gives the address"),
-        ("https://cdn.example:99999/x", "gives the address"),
-    ],
-)
-def test_redirects_that_are_refused(target: str, message: str) -> None:
-    http = transport.Transport("r.example", plain_http=False)
-    with pytest.raises(RegistryError, match=message):
-        http._check_redirect("https://r.example/v2/", target, follow=True, elsewhere=True)
-
-
-def test_redirects_that_are_followed() -> None:
-    http = transport.Transport("r.example", plain_http=False)
-    http._check_redirect(
-        "https://r.example/a", "https://cdn.example/b", follow=True, elsewhere=True
-    )
-    http._check_redirect("https://r.example/a", "https://r.example/b", follow=True, elsewhere=False)
-    with pytest.raises(RegistryError, match="for blobs only"):
-        http._check_redirect(
-            "https://r.example/a", "https://c.example/", follow=True, elsewhere=False
-        )
-
-
-def test_uploads_stay_at_home() -> None:
-    place = names.parse("r.example:444/a/b:1")
-    repository = Repository(place)
-    with pytest.raises(RegistryError, match=r"wants blobs to be sent to evil\.example"):
-        repository._upload_address("https://evil.example/x", digest(b""))
-    found = repository._upload_address("http://r.example/up?a=b", digest(b""))
-    assert re.fullmatch(r"https://r\.example:444/up\?a=b&digest=sha256%3A[0-9a-f]{64}", found)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("r.example/a/b:1", ("r.example", "a/b", "1")),
-        ("localhost/a", ("localhost", "a", "latest")),
-        ("r:5000/a", ("r:5000", "a", "latest")),
-        ("debian:12", ("docker.io", "library/debian", "12")),
-        ("user/tool", ("docker.io", "user/tool", "latest")),
-    ],
-)
-def test_where_references_lead(text: str, expected: tuple[str, ...]) -> None:
-    place = names.parse(text)
-    assert (place.host, place.repository, place.tag) == expected
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3)
@@ -462,8 +273,3 @@ def test_damaged_streams_are_read_or_refused(data: bytes, form: str, cut: int) -
                 pass
         except ImageError:
             pass
-
-
-def test_origins() -> None:
-    assert Origin.of("https://a.example") == Origin.of("https://a.example:443/x?y")
-    assert Origin.of("https://a.example") != Origin.of("https://a.example:444")

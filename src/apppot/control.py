@@ -15,71 +15,36 @@ from apppot.agent.loop import READ
 from apppot.agent.spec import CommandSpec, Terminal
 from apppot.errors import AppPotError, MachineError
 from apppot.lean import TYPE_CHECKING
-from apppot.machine.rundir import CONTROL
+from apppot.machine.rundir import control_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from apppot.agent.session import Command, Session
-    from apppot.machine.rundir import RunDir
 
 _HANGUP = 1
 _LONGEST = 16 << 20  # bytes of one request
 
 
-@contextlib.contextmanager
-def address(folder: str) -> Iterator[str]:
-    """Name the socket of a folder in less than the 108 bytes that unix(7) allows."""
-    descriptor = os.open(folder, os.O_PATH | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{CONTROL}"
-    finally:
-        os.close(descriptor)
-
-
-class ControlServer:
-    """Serve a machine's control socket from the launcher's loop."""
-
-    def __init__(self, run: RunDir, session: Session, stop: Callable[[float | None], None]) -> None:
-        self._session = session
-        self._stop = stop
-        self._clients: set[_Client] = set()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with address(run.path) as path:
-            self._socket.bind(path)
-        self._socket.listen(16)
-        self._socket.setblocking(False)
-
-    def __enter__(self) -> ControlServer:  # noqa: PYI034
-        """Begin to listen."""
-        self._session.loop.watch(self._socket.fileno(), READ, lambda _: self._accept())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Hang up on everybody."""
-        for client in list(self._clients):
-            client.close()
-        self._session.loop.unwatch(self._socket.fileno())
-        self._socket.close()
-
-    def _accept(self) -> None:
+def accepted(listener: int) -> socket.socket | None:
+    """Return a new connection at a listening socket's descriptor, None if there is none."""
+    with socket.socket(fileno=os.dup(listener)) as waiting:
         try:
-            connection, _ = self._socket.accept()
+            return waiting.accept()[0]
         except BlockingIOError:
-            return
-        self._clients.add(_Client(connection, self._session, self._stop, self._clients.discard))
+            return None
 
 
-class _Client:
-    """One connection: at most one command."""
+class Served:
+    """The launcher's end of a connection: at most one command."""
 
     def __init__(
         self,
         connection: socket.socket,
         session: Session,
         stop: Callable[[float | None], None],
-        gone: Callable[[_Client], None],
+        gone: Callable[[Served], None],
     ) -> None:
         self._connection = connection
         self._session = session
@@ -200,7 +165,7 @@ class ControlClient:
     def __init__(self, folder: str) -> None:
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with address(folder) as path:
+            with control_address(folder) as path:
                 self.connection.connect(path)
         except OSError as error:
             self.connection.close()

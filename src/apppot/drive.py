@@ -14,7 +14,7 @@ from apppot.agent.preparing import Preparing
 from apppot.agent.session import Command, CommandResult, Session, State
 from apppot.agent.streams import let_go
 from apppot.agent.task import Task
-from apppot.control import ControlServer
+from apppot.control_server import ControlServer
 from apppot.ending import command_status, command_trouble, stage_hint
 from apppot.errors import AppPotError, ExitStatus, MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, replace

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 
 from apppot.errors import UsageError
 from apppot.lean import dataclass
 
-_ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}\Z")
+_FIRST = frozenset("abcdefghijklmnopqrstuvwxyz_")
+_MORE = _FIRST | frozenset("0123456789-")
+_LONGEST = 31
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Identity:
     image_name: str = ""  # looked up in the guest's /etc/passwd by the agent
 
 
+def _is_account(name: str) -> bool:
+    return 0 < len(name) <= _LONGEST and name[0] in _FIRST and _MORE.issuperset(name)
+
+
 def caller() -> Identity:
     """Return the calling user under a name that every Linux accepts."""
     uid, gid = os.getuid(), os.getgid()
@@ -30,7 +35,7 @@ def caller() -> Identity:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
         name = ""  # batch nodes and containers do not always know their users
-    if not _ACCOUNT.match(name):
+    if not _is_account(name):
         name = "user"
     home = "/root" if uid == 0 else f"/home/{name}"
     return Identity(uid, gid, name, home)
@@ -42,6 +47,8 @@ def identity(text: str) -> Identity:
         return caller()
     if text in ("root", "0", "0:0"):
         return Identity(0, 0, "root", "/root")
+    import re  # for --user alone
+
     numeric = re.fullmatch(r"(\d+)(?::(\d+))?", text)
     if numeric:
         uid = int(numeric[1])
@@ -49,7 +56,7 @@ def identity(text: str) -> Identity:
         if max(uid, gid) >= 1 << 32:
             raise UsageError(f"--user {text}: a user's number is below 4294967296")
         return Identity(uid, gid, f"user{uid}" if uid else "root", f"/home/user{uid}")
-    if not _ACCOUNT.match(text):
+    if not _is_account(text):
         raise UsageError(
             f"--user {text!r} is neither a name nor a number", hint="--user NAME, UID or UID:GID"
         )

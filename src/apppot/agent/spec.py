@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from apppot.agent.frames import records
 from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def _records(pairs: Iterator[tuple[int, int | str | bytes]]) -> bytes:
+    from apppot.agent.frames import records  # not before the kernel boots
+
+    return records(pairs)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class GuestSpec:
 
     def encode(self) -> bytes:
         """Return the specification's records."""
-        return records(self._pairs())
+        return _records(self._pairs())
 
     def _pairs(self) -> Iterator[tuple[int, int | str | bytes]]:
         yield 1, self.hostname
@@ -146,7 +151,7 @@ class CommandSpec:
 
     def encode(self) -> bytes:
         """Return the specification's records."""
-        return records(self._pairs())
+        return _records(self._pairs())
 
     def _pairs(self) -> Iterator[tuple[int, int | str | bytes]]:
         for argument in self.arguments:

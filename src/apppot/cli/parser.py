@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
+# For its few words it would load `locale` and look for translations, of which there are none.
+vars(argparse)["_"] = str
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError, so that one place decides on exit statuses."""
 

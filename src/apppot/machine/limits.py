@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 
 from apppot.errors import MachineError, UsageError
 from apppot.lean import TYPE_CHECKING, dataclass
@@ -293,6 +292,8 @@ def _positive(text: str) -> int:
 
 
 def _ulimit_memory() -> Iterator[Limit]:
+    import resource  # for --memory auto alone
+
     # The guest's memory is a file without a name (-f), mapped shared by the kernel process: it
     # counts as address space (-v), not as data (-d); Linux does not enforce -m.
     for number, option in ((resource.RLIMIT_AS, "-v"), (resource.RLIMIT_FSIZE, "-f")):

@@ -10,12 +10,11 @@ import struct
 import tempfile
 
 from apppot import paths
-from apppot.control import address
 from apppot.errors import AppPotError
 from apppot.machine import limits
 from apppot.machine.probes import system
 from apppot.machine.probes.finding import Finding, Outcome
-from apppot.machine.rundir import RunDir
+from apppot.machine.rundir import RunDir, control_address
 
 _GET_USER_QUOTA = 0x800007 << 8
 _LITTLE, _TOO_LITTLE = limits.GIB, 64 * limits.MIB
@@ -117,7 +116,7 @@ def runtime() -> Finding:
     try:
         with (
             RunDir.make() as run,
-            address(run.path) as path,
+            control_address(run.path) as path,
             socket.socket(socket.AF_UNIX) as server,
         ):
             server.bind(path)

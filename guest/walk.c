@@ -331,6 +331,18 @@ bool walk_tree(struct walk *walk, const char *wanted)
     return write_entry(walk, &top, path, &found);
 }
 
+/* What `walk_file` has written last: the folders above it need not be written again. */
+static char last_file[PATH_MAX];
+
+static bool write_last(struct walk *walk, struct folder *folder, const char *name,
+                       const struct stat *found)
+{
+    if (S_ISDIR(found->st_mode) || S_ISSOCK(found->st_mode))
+        return true;
+    strcpy(last_file, path);
+    return write_entry(walk, folder, name, found);
+}
+
 /* Without following links: a file is at one place alone. */
 static bool walk_down(struct walk *walk, struct folder *parent, const char *rest)
 {
@@ -345,11 +357,13 @@ static bool walk_down(struct walk *walk, struct folder *parent, const char *rest
     if (fstatat(parent->fd, name, &found, AT_SYMLINK_NOFOLLOW) != 0)
         return errno == ENOENT ? true : stop(walk);
     if (rest[size] == 0)
-        return S_ISDIR(found.st_mode) ? true : write_entry(walk, parent, name, &found);
+        return write_last(walk, parent, name, &found);
     if (!S_ISDIR(found.st_mode))
         return true;
+    size_t length = before + size + (before > 0);
+    bool again = strncmp(last_file, path, length) == 0 && last_file[length] == '/';
     struct folder folder = {
-        .parent = parent, .found = &found, .is_new = true, .length = before + size + (before > 0)};
+        .parent = parent, .found = &found, .is_new = true, .written = again, .length = length};
     folder.fd = openat(parent->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (folder.fd < 0)
         return stop(walk);

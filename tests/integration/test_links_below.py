@@ -151,3 +151,22 @@ def test_links_to_nothing(
         assert message in str(error.value)
         assert "Traceback" not in str(error.value)
     assert apppot("images") == ""
+
+
+def test_the_agent_gives_each_file_and_folder_once(
+    registries: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPPOT_STORE", str(tmp_path / "store"))
+    layer = (
+        base().folder("t/d").add("t/d/one").add("t/d/two").folder("t/e").link("t/e/x", "t/d/one")
+    )
+    layer.add("t/link", type=tarfile.SYMTYPE, linkname="d")
+    publish(registries[0], "test/files", [layer.done()])
+    apppot("pull", "--plain-http", f"{registries[0]}/test/files:1", "--name", "files:1")
+    wanted = ("t/d", "t/d/no", "t/d/one", "t/d/two", "t/e/x", "t/link", "t/link/one", "t/no/no")
+    names = " ".join(wanted)
+    script = (
+        f"for f in {names}; do printf '%s\\0' $f; done | /proc/1/exe archive files | busybox tar -t"
+    )
+    shown = apppot("run", "--network", "none", "--root", "files:1", "--", "sh", "-c", script)
+    assert shown.split() == ["t", "t/d", "t/d/one", "t/d/two", "t/e", "t/e/x", "t/link"]

@@ -76,7 +76,7 @@ def _fetch(
     begin = archive.seek(0, os.SEEK_END)
     layers = [Layer(each.digest, each.size, _path(store, each)) for each in below]
     with tempfile.TemporaryFile() as wanted:
-        wanted.writelines(path + b"\0" for path in paths)
+        wanted.writelines(path + b"\0" for path in sorted(paths))  # so folders come but once
         wanted.seek(0)
         worker.archive(layers, ("files",), archive.fileno(), source=wanted.fileno())
     return begin, archive.seek(0, os.SEEK_END)

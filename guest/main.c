@@ -9,6 +9,7 @@
 #include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -152,6 +153,46 @@ static const char *channel_device(void)
     return "/dev/hostpipe";
 }
 
+/* Starts a program of the initramfs that does the host's part, for a machine that has none. */
+static int start_keeper(const char *path)
+{
+    enum { KEEPERS = 3 };
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+        return -1;
+    pid_t child = fork();
+    if (child == 0) {
+        if (pair[1] == KEEPERS)
+            fcntl(KEEPERS, F_SETFD, 0);
+        else
+            dup2(pair[1], KEEPERS);
+        execl(path, path, (char *)NULL);
+        fprintf(stderr, "apppot: cannot start %s: %s\n", path, strerror(errno));
+        _exit(1);
+    }
+    close(pair[1]);
+    fcntl(pair[0], F_SETFL, O_NONBLOCK);
+    return child < 0 ? -1 : pair[0];
+}
+
+static int open_channel(const char *device)
+{
+    static const char program[] = "exec:";
+    if (strncmp(device, program, sizeof program - 1) == 0)
+        return start_keeper(device + sizeof program - 1);
+    /* The kernel learns of a virtual port from the host, which takes it a moment. */
+    enum { STEPS = 500, STEP_NANOSECONDS = 10000000 };
+    int fd = channel_open(device);
+    for (int i = 0; fd < 0 && errno == ENOENT && i < STEPS; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = STEP_NANOSECONDS}, NULL);
+        fd = channel_open(device);
+    }
+    /* Nothing in the machine is to write there by accident. */
+    if (fd >= 0)
+        unlink(device);
+    return fd;
+}
+
 static void begin_machine(void)
 {
     machine_mount_early();
@@ -159,13 +200,11 @@ static void begin_machine(void)
     raise_limits();
     set_kernel_value("/proc/self/oom_score_adj", "-1000");
     const char *device = channel_device();
-    int fd = channel_open(device);
+    int fd = open_channel(device);
     if (fd < 0) {
         fprintf(stderr, "apppot: cannot open the channel %s: %s\n", device, strerror(errno));
         power_off();
     }
-    /* Nothing in the machine is to write there by accident. */
-    unlink(device);
     channel_use(fd);
 }
 

@@ -38,6 +38,28 @@ ACCOUNTS = [
 PAX = {"path": "p/" + "x" * 120, "mtime": "1.5", "uid": "4000000", "SCHILY.xattr.user.a": "v\n"}
 
 
+ORDERS: list[tuple[int, Value]] = [
+    (1, b"machine"), (2, b"runner"), (3, b"login"), (4, 1), (5, 1), (6, b"#!/bin/sh\n"),
+]  # fmt: skip
+
+
+def answer() -> bytes:
+    """Return a DHCP server's answer as an IP packet, to a client without a number."""
+    options = b"\x35\1\5\1\4\xff\xff\xff\0\3\4\x0a\0\2\2\6\4\x0a\0\2\3\x1a\2\5\xdc\x0f\1x\xff"
+    message = b"\2\1\6\0" + bytes(12) + b"\x0a\0\2\x0f" + bytes(216) + b"\x63\x82\x53\x63" + options
+    length = 28 + len(message)
+    udp = struct.pack(">HHHH", 67, 68, length - 20, 0)
+    return struct.pack(">BBHIBBH8x", 0x45, 0, length, 0, 64, 17, 0) + udp + message
+
+
+def disk_inputs() -> list[bytes]:
+    """Return what a machine without a host reads: orders, an answer, a table, and labels."""
+    fat = b"\xeb\x3c\x90".ljust(43, b"\0") + b"CIDATA     FAT16   "
+    iso = b"\1CD001\1\0".ljust(40, b"\0") + b"config-2".ljust(32)
+    table = bytes(512) + b"EFI PART" + struct.pack("<III", 0x10000, 92, 0)
+    return [*specifications(ORDERS), answer(), fat.ljust(510, b"\0") + b"\x55\xaa", iso, table]
+
+
 def member() -> bytes:
     """Return the header of a tar entry, and behind it its pax records."""
     info = tarfile.TarInfo("name")
@@ -67,6 +89,7 @@ def seeds() -> dict[str, list[bytes]]:
         "agent_command": specifications(COMMAND),
         "agent_accounts": ACCOUNTS,
         "agent_tar": [member()],
+        "agent_disk": disk_inputs(),
     }
 
 

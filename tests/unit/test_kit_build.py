@@ -6,20 +6,19 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from apppot import paths
 from apppot.cli import kit as cli
 from apppot.cli.parser import parse
 from apppot.errors import KitError, UsageError
 from apppot.kit import build, folders, job, libraries, manifest, tools, verify
 from apppot.kit.progress import Progress
-from apppot.kit.recipes import RECIPES, kernel
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from apppot.kit.recipes import RECIPES, linux, pc_kernel
 
 QUIET = Progress(quiet=True)
 
@@ -27,15 +26,28 @@ QUIET = Progress(quiet=True)
 def test_symbols_that_the_kernel_dropped_are_found() -> None:
     wanted = 'CONFIG_A=y\nCONFIG_B=n\nCONFIG_C="x"\nCONFIG_D=64\n# CONFIG_E is not set\n# text\n'
     got = 'CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C="x"\nCONFIG_D=64\n'
-    assert kernel.dropped(wanted, got) == []
+    assert linux.dropped(wanted, got) == []
     got = 'CONFIG_B=y\nCONFIG_C="y"\nCONFIG_E=y\n'
-    assert kernel.dropped(wanted, got) == [
+    assert linux.dropped(wanted, got) == [
         "CONFIG_A=y (is n)",
         "CONFIG_B=n (is y)",
         'CONFIG_C="x" (is "y")',
         "CONFIG_D=64 (is n)",
         "CONFIG_E=n (is y)",
     ]
+
+
+def test_the_pc_kernel_has_the_configuration_of_the_other_one_below_its_own() -> None:
+    recipes = Path(paths.recipes_dir()) / "kit"
+    own = recipes / "pc-kernel"
+    assert (own / "uml").read_text() == (recipes / "kernel" / "config").read_text()
+    assert len(list(recipes.glob(pc_kernel.PATCHES))) == 1
+    text = "".join((own / name).read_text() for name in pc_kernel.FRAGMENTS)
+    settings = linux.settings(text)
+    for symbol in ("VIRTIO_BLK", "BLK_DEV_NVME", "EFI_STUB", "XEN_PVH", "EROFS_FS", "SECCOMP"):
+        assert settings[f"CONFIG_{symbol}"] == "y"
+    assert settings["CONFIG_HOSTFS"] == "n"
+    assert settings["CONFIG_MODULES"] == "n"
 
 
 def test_a_folder_that_is_no_kit_is_never_replaced(tmp_path: Path) -> None:

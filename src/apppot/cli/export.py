@@ -1,4 +1,4 @@
-"""Write an image to a file for other programs."""
+"""Write an image to a file for other programs, or as a disk that boots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
+    from apppot.image.bootdisk.make import Request
+
 _FORMATS = ("tar", "oci", "squashfs", "sif", "erofs")
+_DISKS = ("raw", "qcow2", "vmdk", "vdi", "vhd", "ova")
+_FIRMWARE = ("bios", "uefi", "both")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,19 +21,73 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         "-f",
-        choices=_FORMATS,
+        choices=_FORMATS + _DISKS,
         required=True,
         help="tar: all layers as one archive; oci: as 'save' does; squashfs, sif (Apptainer) and"
-        " erofs: all layers as one file system",
+        " erofs: all layers as one file system; raw, qcow2, vmdk, vdi, vhd and ova: a disk that"
+        " boots",
     )
+    disk = parser.add_argument_group("disks that boot")
+    disk.add_argument(
+        "--firmware", choices=_FIRMWARE, help="what is to start the disk; default: both"
+    )
+    disk.add_argument(
+        "--size",
+        metavar="SIZE",
+        help="of the whole disk; default: the smallest. The writable partition grows by itself when"
+        " the disk is made larger later",
+    )
+    disk.add_argument(
+        "--payload",
+        metavar="FILE",
+        help="a script that the machine runs when it starts; then it powers off",
+    )
+    disk.add_argument(
+        "--stay", action="store_true", help="the machine does not power off after its payload"
+    )
+    disk.add_argument("--hostname", metavar="NAME", help="default: apppot")
 
 
 def main(options: argparse.Namespace) -> int:
     """Write the file."""
     from apppot.agent import terminal
-    from apppot.image import export
     from apppot.image.sizes import human
 
-    size = export.export(options.image, export.Format(options.format), options.output)
+    if options.format in _DISKS:
+        from apppot.image.bootdisk import export as disks
+        from apppot.image.bootdisk.convert import Format as DiskFormat
+
+        form = DiskFormat(options.format)
+        size = disks.export(options.image, form, options.output, _request(options))
+    else:
+        from apppot.image import export
+
+        _refuse(options)
+        size = export.export(options.image, export.Format(options.format), options.output)
     terminal.tell(f"{options.output}: {human(size)}")
     return 0
+
+
+def _request(options: argparse.Namespace) -> Request:
+    from apppot.image.bootdisk.make import Firmware, Request, read_payload
+    from apppot.machine.limits import parse_size
+
+    return Request(
+        firmware=Firmware(options.firmware or Firmware.BOTH),
+        size=parse_size(options.size) if options.size else 0,
+        payload=read_payload(options.payload) if options.payload else b"",
+        stay=options.stay,
+        hostname=options.hostname or "apppot",
+    )
+
+
+def _refuse(options: argparse.Namespace) -> None:
+    """Raise UsageError for an option that only disks have."""
+    from apppot.errors import UsageError
+
+    for name in ("firmware", "size", "payload", "stay", "hostname"):
+        if getattr(options, name):
+            raise UsageError(
+                f"--{name} is for disks that boot; {options.format} is none",
+                hint=f"--format {', '.join(_DISKS)}",
+            )

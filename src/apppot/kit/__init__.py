@@ -23,6 +23,9 @@ MKE2FS = "bin/mke2fs"
 CONFINE = "bin/confine"
 AGENT = "boot/agent.cpio"
 PC_KERNEL = "boot/bzImage"
+KEEPER = "boot/keeper.cpio"
+BIOS_LOADER = "boot/bios.bin"
+EFI_LOADER = "boot/efi.bin"
 
 
 @dataclass(frozen=True)

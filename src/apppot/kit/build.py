@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -180,9 +181,9 @@ class Builder:
         return os.path.join(self.recipes, "kit", name)
 
     def _patches(self, name: str) -> tuple[str, ...]:
-        folder = os.path.join(self._recipe(name), "patches")
-        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        return tuple(os.path.join(folder, each) for each in names if each.endswith(".patch"))
+        """Return a component's patches in their order: its own, unless its recipe names others."""
+        pattern = getattr(RECIPES[name], "PATCHES", f"{name}/patches/*.patch")
+        return tuple(sorted(glob.glob(os.path.join(self.recipes, "kit", pattern))))
 
     def _component(self, wanted: Wanted, got: Got) -> Component:
         """Return what is known of a component before it is built, with the digest of its inputs."""

@@ -57,9 +57,10 @@ def recipes_digest() -> str:
 
 
 def own_sources(guest: str) -> tuple[Source, ...]:
-    """Return the project's own C sources, headers and Makefile as a component's sources."""
+    """Return the project's own sources, headers and Makefile as a component's sources."""
     present = sorted(os.listdir(guest))
-    names = tuple(name for name in present if name.endswith((".c", ".h")) or name == "Makefile")
+    endings = (".c", ".h", ".S", ".ld")
+    names = tuple(name for name in present if name.endswith(endings) or name == "Makefile")
     return tuple(Source("apppot", name, digest) for name, digest in digests(guest, names))
 
 

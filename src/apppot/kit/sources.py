@@ -79,7 +79,11 @@ def read_versions(path: str) -> Versions:
         with open(path, "rb") as stream:
             content = tomllib.load(stream)
         suites = tuple(map(str, content.pop("suites")))
-        return Versions(suites, {name: _wanted(name, table) for name, table in content.items()})
+        wanted = {
+            name: _wanted(name, content[table["like"]] if "like" in table else table)
+            for name, table in content.items()
+        }
+        return Versions(suites, wanted)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise KitError(f"cannot read {path}: {error}") from error
 

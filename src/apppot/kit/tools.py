@@ -26,6 +26,7 @@ PROGRAMS = {
     "bison": "bison",
     "bc": "bc",
     "perl": "perl-base",
+    "lz4": "lz4",
     "musl-gcc": "musl-tools",
 }
 # header -> the Debian package that has it; compiled against, so that any compiler's paths count
@@ -35,6 +36,7 @@ HEADERS = {
     "zlib.h": "zlib1g-dev",
     "lz4.h": "liblz4-dev",
     "zstd.h": "libzstd-dev",
+    "gelf.h": "libelf-dev",
 }
 LIBRARIES = {
     "libc.a": "libc6-dev",
@@ -136,6 +138,7 @@ def toolchain() -> dict[str, str]:
     found = {
         "gcc": _first_line("gcc", "--version"),
         "binutils": _first_line("ld", "--version"),
+        "lz4": _first_line("lz4", "--version"),
         "musl": _musl_version(),
     }
     for name in (*LIBRARIES, "musl libc.a"):

@@ -2,119 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
 from typing import TYPE_CHECKING
 
-from apppot.errors import KitError
+from apppot.kit.recipes import linux
 
 if TYPE_CHECKING:
     from apppot.kit.job import Job
 
 NAME = "kernel"
 LINKED = ("libc.a", "libgcc.a")
-# C sources and headers there are not unpacked: ARCH=um compiles none of them. Their Kconfig files
-# and Makefiles stay: those of all drivers are read, and some of the other architectures'.
-UNUSED = (
-    *("drivers/accel", "drivers/clk", "drivers/gpu", "drivers/iio", "drivers/infiniband"),
-    *("drivers/media", "drivers/net/ethernet", "drivers/net/wireless", "drivers/pinctrl"),
-    *("drivers/scsi", "drivers/staging", "drivers/video", "tools/testing", "tools/perf"),
-)
-OTHER_ARCHITECTURES = (
-    *("alpha", "arc", "arm", "arm64", "csky", "hexagon", "loongarch", "m68k", "microblaze"),
-    *("mips", "nios2", "openrisc", "parisc", "powerpc", "riscv", "s390", "sh", "sparc", "xtensa"),
-)
-# What "the same inputs" must not be told apart by.
-FIXED = {
-    "KBUILD_BUILD_TIMESTAMP": "2026-01-01 00:00:00 UTC",
-    "KBUILD_BUILD_USER": "apppot",
-    "KBUILD_BUILD_HOST": "apppot",
-    "KBUILD_BUILD_VERSION": "1",
-}
-_SETTING = re.compile(r"(?:(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set)")
+UNUSED = ("drivers/net/ethernet", "drivers/scsi", "drivers/video")
 
 
 def build(job: Job) -> None:
     """Build the kernel and put it into the kit as bin/linux."""
-    tree = _unpack(job)
-    _configure(job, tree)
-    job.step("compile", ["make", "-s", "ARCH=um", f"-j{job.jobs}", "linux"], cwd=tree, env=FIXED)
+    tree = linux.unpack(job, UNUSED)
+    linux.configure(job, tree, "um", "config")
+    make = ("make", "-s", "ARCH=um", f"-j{job.jobs}")
+    job.step("compile", [*make, "linux"], cwd=tree, env=linux.FIXED)
     job.install(f"{tree}/linux", "bin/linux")
-    job.licences(
-        tree, "COPYING", "LICENSES/preferred/GPL-2.0", "LICENSES/exceptions/Linux-syscall-note"
-    )
-
-
-def _unpack(job: Job) -> str:
-    """Unpack the archive, which may lie in a Debian package, and return the patched tree."""
-    archive = _archive(job) if job.source.endswith(".deb") else job.source
-    tree = os.path.join(job.work, "source")
-    os.mkdir(tree)
-    folders = (*UNUSED, *(f"arch/{name}" for name in OTHER_ARCHITECTURES))
-    endings = ("[chS]", "dts", "dtsi", "dtso")
-    patterns = [f"*/{folder}/*.{ending}" for folder in folders for ending in endings]
-    job.step(
-        "unpack",
-        [
-            *("tar", "-xf", archive, "-C", tree, "--strip-components=1", "--no-same-owner"),
-            *(f"--exclude={pattern}" for pattern in patterns),
-        ],
-    )
-    if archive != job.source:
-        os.unlink(archive)
-    job.patch(tree)
-    return tree
-
-
-def _archive(job: Job) -> str:
-    """Return the kernel's source archive from a linux-source package."""
-    with job.progress.step(f"{job.name}: open the package"):
-        job.run("open the package", ["ar", "x", job.source])
-        data = next(name for name in os.listdir(job.work) if name.startswith("data.tar"))
-        job.run("open the package", ["tar", "-xf", data, "--wildcards", "./usr/src/linux-source-*"])
-        os.unlink(f"{job.work}/{data}")
-    folder = f"{job.work}/usr/src"
-    for name in os.listdir(folder):
-        if ".tar." in name:
-            return f"{folder}/{name}"
-    raise KitError(f"{job.name}: there is no source archive in {os.path.basename(job.source)}")
-
-
-def settings(text: str) -> dict[str, str]:
-    """Return the symbols that a configuration gives a value; `n` for those that are not set."""
-    found = {}
-    for line in text.splitlines():
-        match = _SETTING.match(line)
-        if match:
-            found[match[1] or match[3]] = match[2] if match[1] else "n"
-    return found
-
-
-def dropped(wanted: str, got: str) -> list[str]:
-    """Return what a configuration asked for and did not get, as `SYMBOL=WANTED (GOT)`."""
-    have = settings(got)
-    return [
-        f"{symbol}={value} (is {have.get(symbol, 'n')})"
-        for symbol, value in settings(wanted).items()
-        if have.get(symbol, "n") != value
-    ]
-
-
-def _configure(job: Job, tree: str) -> None:
-    """Merge our fragment onto the smallest configuration; all of it must be there afterwards."""
-    fragment = f"{job.recipe}/config"
-    with job.progress.step(f"{job.name}: configure"):
-        job.run("configure", ["make", "-s", "ARCH=um", "tinyconfig"], cwd=tree, env=FIXED)
-        merge = ["scripts/kconfig/merge_config.sh", "-m", ".config", fragment]
-        job.run("configure", merge, cwd=tree, env={**FIXED, "ARCH": "um"})
-        job.run("configure", ["make", "-s", "ARCH=um", "olddefconfig"], cwd=tree, env=FIXED)
-        with (
-            open(fragment, encoding="utf-8") as wanted,
-            open(f"{tree}/.config", encoding="utf-8") as got,
-        ):
-            lost = dropped(wanted.read(), got.read())
-    if lost:
-        raise KitError(
-            f"{job.name}: the kernel's configuration dropped {', '.join(lost)}",
-            hint=f"correct {fragment} for Linux {job.version}",
-        )
+    job.licences(tree, *linux.LICENCES)

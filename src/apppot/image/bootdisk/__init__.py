@@ -1,0 +1,1 @@
+"""Disks that boot: an image with a kernel, boot loaders and a writable partition."""

@@ -7,6 +7,8 @@ import tarfile
 import tempfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from apppot.errors import ImageError
 from apppot.image import tarread, tarstream, tartree
@@ -161,3 +163,82 @@ def test_the_content_is_that_of_a_layer_with_the_files_in_it(kept: bool) -> None
     alone = tarstream.canonical(io.BytesIO(made(*steps)), io.BytesIO())
     below = converted(made(*(steps if kept else steps[2:])))
     assert below[1] == alone.content
+
+
+PLACES = ("c", "d/a", "d/b", "d/e/f", "n", "d/n", "d/e/n", "x/y")
+LOWER_FILES = {"c": "both", "d/a": "of d/a", "d/b": "both", "d/e/f": "of d/e/f"}
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("file"), st.sampled_from(PLACES), st.just("")),
+        st.tuples(st.just("link"), st.sampled_from(PLACES), st.sampled_from(PLACES)),
+        st.tuples(st.just("delete"), st.sampled_from((*LOWER_FILES, "d", "d/e")), st.just("")),
+        st.tuples(st.just("renew"), st.sampled_from(("d", "d/e")), st.just("")),
+    ),
+    max_size=7,
+)
+
+
+class Engine:
+    """What an engine does that unpacks a layer into the merged tree, step by step."""
+
+    def __init__(self) -> None:
+        self.tree = {path: (text, text) for path, text in LOWER_FILES.items()}  # contents, file
+        self.own: set[str] = set()  # what the layer has itself
+        self.linked: set[str] = set()
+
+    def do(self, what: str, path: str, target: str, number: int) -> bool:
+        """Do a step; tell whether engines and AppPot agree on what it means."""
+        if what in ("delete", "renew"):
+            inside = [p for p in self.tree if p == path or p.startswith(f"{path}/")]
+            for each in inside:
+                del self.tree[each]
+            return self.own.isdisjoint(inside)
+        if any(p.startswith(f"{path}/") or path.startswith(f"{p}/") for p in self.tree):
+            return False
+        if what == "link":
+            if target == path or target not in self.tree:
+                return False
+            self.tree[path] = self.tree[target]
+            self.linked.add(target)
+        else:
+            self.tree[path] = (f"own {number}", f"own {number}")
+        self.own.add(path)
+        return path not in self.linked  # a link that stands before its file leads to it
+
+
+def stacked(native: bytes) -> dict[str, tuple[str, str]]:
+    """Return what is seen of a layer on the lower ones: contents, and the file's first name."""
+    tree = {path: (text, "") for path, text in LOWER_FILES.items()}
+    found = listed(native)
+    for path, what in found.items():
+        if what in (DELETED, OPAQUE):
+            for each in [p for p in tree if p == path or p.startswith(f"{path}/")]:
+                del tree[each]
+    for path, what in found.items():
+        first = what.removeprefix("link:") if what.startswith("link:") else path
+        if what not in (DELETED, OPAQUE, FOLDER):
+            tree[path] = (found[first] if first != path else what, first)
+    return tree
+
+
+@given(STEPS)
+@settings(max_examples=400, deadline=None)
+def test_links_are_as_in_the_merged_tree(steps: list[tuple[str, str, str]]) -> None:
+    engine = Engine()
+    written: list[Step] = []
+    for number, (what, path, target) in enumerate(steps):
+        if not engine.do(what, path, target, number):
+            return
+        form = {
+            "file": (path, f"own {number}"), "link": (path, f"link:{target}"),
+            "delete": (f"-{path}", ""), "renew": (path, OPAQUE),
+        }  # fmt: skip
+        written.append(form[what])
+    there = stacked(converted(made(*written))[0])
+    assert {p: text for p, (text, _) in there.items()} == {
+        p: text for p, (text, _) in engine.tree.items()
+    }
+    for one in engine.own & set(there):
+        for other in engine.own & set(there):
+            same = engine.tree[one][1] == engine.tree[other][1]
+            assert (there[one][1] == there[other][1]) == same

@@ -1,105 +1,186 @@
-#!/usr/bin/env python3
-"""What changes cost: `bench/changes.py IMAGE ARCHIVE.tar` (such as the files of an installation).
-
-Start-up without and with changes of several sizes, in turn; the time and size of a changes file
-against tar and `tar | zstd -9`. Prints JSON.
-"""
+"""Changes: what they cost at the start, what saving them costs, and how big they are."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
-import sys
 import tarfile
 import tempfile
-import time
+from functools import partial
+from typing import TYPE_CHECKING
 
-from apppot.image import changes, erofs, store
+from bench.images import OFFLINE, apppot, archive, beyond, need, ratio, run
+from bench.series import CaseError, Sample, Section, take_turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from bench.launch import Run
+    from bench.measures import Bench
+
+MEGABYTE = 10**6
+NONE, UNPACKED = "no changes", "10 MB unpacked from .tar.gz, as in 2012"
+ALONE, TAR, SAVE = "the run alone", "tar in the machine", "--save"
+COPY = "cp -a /usr/lib /usr/share /opt/"
+BIG = "bench-big:1"
+BIG_SIZE = 400 * MEGABYTE
+PLAIN, SORTED = "tar | zstd -9", "the same, sorted by name"
 
 
-def timed(words: list[str]) -> float:
-    """Return how long a command takes, in seconds."""
-    began = time.perf_counter()
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+def start(bench: Bench) -> list[Section]:
+    """Start-up without changes and with a few and many, mounted."""
+    from apppot.image import changes, store
+
+    base = changes.base_of(store.resolve(bench.image))
+    section = Section(
+        "Start of `true` with changes", "ms", baseline=NONE, note="warm, without a network"
+    )
+    words = ("run", *OFFLINE, "--root")
+    cases: dict[str, tuple[str, ...]] = {NONE: (*words, bench.image, "--", "true")}
+    for size in (10, 200 if bench.quick else 2000):
+        label = f"{size} MB" if size < 1000 else f"{size // 1000} GB"
+        path = os.path.join(bench.work, f"{size}.changes")
+        with tempfile.TemporaryFile(dir=bench.work) as tar:
+            _random_archive(tar, size * MEGABYTE)
+            changes.write(path, tar, base, {}, level=changes.FASTEST)
+        cases[label] = (*words, "--changes", path, bench.image, "--", "true")
+    with tempfile.TemporaryFile(dir=bench.work) as tar:
+        _random_archive(tar, 10 * MEGABYTE)
+        with open(os.path.join(bench.share, "old.tar.gz"), "wb") as file:
+            subprocess.run(["gzip"], stdin=tar, stdout=file, check=True)
+    unpack = ("tar", "-C", "/var/tmp", "-xzf", "/job/old.tar.gz")
+    cases[UNPACKED] = (*words, bench.image, "--", *unpack)
+
+    def measure(case: tuple[str, ...]) -> float:
+        return 1e3 * apppot(bench, *case).seconds
+
+    take_turns(section, {k: partial(measure, v) for k, v in cases.items()}, bench.runs, bench.said)
+    added = Section("What changes add to a start", "ms", note="of the series above, turn by turn")
+    for case in list(cases)[1:]:
+        added.samples[case] = beyond(section, case, NONE)
+        if case != UNPACKED:
+            added.at_most(case, 15)
+    return [section, added]
 
 
-def random_changes(folder: str, image: str, size: int) -> str:
-    """Write a changes file of one incompressible file."""
-    path = os.path.join(folder, f"{size}.changes")
-    with tempfile.TemporaryFile(dir=folder) as content, tempfile.TemporaryFile(dir=folder) as tar:
-        for _ in range(size >> 20):
-            content.write(os.urandom(1 << 20))
+def _random_archive(tar: object, size: int) -> None:
+    """Write an archive of one incompressible file."""
+    with tempfile.TemporaryFile(dir="/var/tmp") as content:
+        for _ in range(size // MEGABYTE):
+            content.write(os.urandom(MEGABYTE))
         content.seek(0)
-        with tarfile.open(fileobj=tar, mode="w") as out:
+        with tarfile.open(fileobj=tar, mode="w") as out:  # type: ignore[call-overload]
             member = tarfile.TarInfo("data")
             member.size = size
             out.addfile(member, content)
-        tar.seek(0)
-        changes.write(path, tar, changes.base_of(store.resolve(image)), {}, level=changes.FASTEST)
-    return path
+    tar.seek(0)  # type: ignore[attr-defined]
 
 
-def starts(image: str, files: dict[str, str], rounds: int) -> dict[str, float]:
-    """Return the median start-up time for each changes file ('' is none)."""
-    times: dict[str, list[float]] = {name: [] for name in files}
-    plain = [sys.executable, "-m", "apppot", "run", "--network", "none", "--no-job-dir"]
-    for _ in range(rounds):
-        for name, path in files.items():
-            extra = ["--changes", path] if path else []
-            times[name].append(timed([*plain, *extra, image, "--", "true"]))
-    return {name: statistics.median(found) for name, found in times.items()}
+def saving(bench: Bench) -> list[Section]:
+    """Save many files, beside tar, and one file on a big base: the time beyond the run."""
+    return [*_saving_many(bench), *_saving_one(bench)]
 
 
-def saving(image: str, archive: str, folder: str) -> dict[str, float]:
-    """Return times and sizes of tar, zstd, a layer for the store, and a changes file."""
-    found: dict[str, float] = {}
-    tree = os.path.join(folder, "tree")
-    os.mkdir(tree)
-    subprocess.run(["tar", "-C", tree, "-xf", archive], check=True)
-    copy = os.path.join(folder, "copy.tar")
-    found["tar_seconds"] = timed(["tar", "-C", tree, "-cf", copy, "."])
-    found["zstd_seconds"] = timed(["zstd", "-9", "-q", "-f", copy, "-o", f"{copy}.zst"])
-    found["zstd_bytes"] = os.path.getsize(f"{copy}.zst")
-    found["original_seconds"] = timed(
-        ["tar", "-C", tree, "--listed-incremental", f"{copy}.snar", "-czf", f"{copy}.gz", "."]
+def _series(bench: Bench, section: Section, cases: Mapping[str, Callable[[], float]]) -> Section:
+    take_turns(section, cases, max(5, bench.runs // 3), bench.said)
+    return section
+
+
+def _saving_many(bench: Bench) -> list[Section]:
+    """Time tar by the machine's clock, and --save from the payload's end on."""
+    saved = os.path.join(bench.share, "saved.tar")
+    ends: list[float] = []
+
+    def tar() -> float:
+        script = f"{COPY}; date +%s%N; tar -C /opt -cf /job/saved.tar . && date +%s%N"
+        done = run(bench, (), bench.image, script)
+        before, after = map(int, done.stdout.split())
+        ends.append(_tail(done, after))
+        return (after - before) / 1e9
+
+    def save() -> float:
+        options = ("--force", "--save", "bench-saved:1")
+        done = run(bench, options, bench.image, f"{COPY}; date +%s%N")
+        return _tail(done, int(done.stdout)) - statistics.median(ends)
+
+    section = Section("Saving many files", "s", digits=2)
+    _series(bench, section, {TAR: tar, SAVE: save})
+    megabytes = os.path.getsize(saved) / MEGABYTE
+    section.note = (
+        f"{megabytes:.0f} MB, made with `{COPY}`; tar writes to the job folder; --save is what the"
+        " whole command takes from the payload's end on, less what it takes without --save"
     )
-    found["original_bytes"] = os.path.getsize(f"{copy}.gz")
-    layer = os.path.join(folder, "layer")
-    with open(copy, "rb") as file:
-        began = time.perf_counter()
-        erofs.make(file, layer)
-        found["layer_seconds"] = time.perf_counter() - began
-        file.seek(0)
-        began = time.perf_counter()
-        path = os.path.join(folder, "saved.changes")
-        made = changes.write(path, file, changes.base_of(store.resolve(image)), {})
-        found["changes_seconds"] = time.perf_counter() - began
-    found["changes_bytes"] = made.size
-    return found
+    ratio(section, SAVE, TAR, 1.2)
+    return [section]
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("image")
-    parser.add_argument("archive")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[10, 2048], help="MiB")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        files = {"none": ""}
-        for size in options.sizes:
-            files[f"{size} MiB"] = random_changes(folder, options.image, size << 20)
-        result = {
-            "starts_seconds": starts(options.image, files, options.rounds),
-            "saving": saving(options.image, options.archive, folder),
-        }
-    print(json.dumps(result, indent=2))
+def _tail(done: Run, end: int) -> float:
+    """Return the seconds from the payload's end to the command's."""
+    return done.seconds - (end - done.began) / 1e9
 
 
-if __name__ == "__main__":
-    main()
+def _saving_one(bench: Bench) -> list[Section]:
+    from apppot.image.store import Store
+
+    own = Store(os.path.join(bench.work, "store"))
+    found = _size(bench)
+    fill = f"head -c {max(BIG_SIZE - found, MEGABYTE)} /dev/urandom >/opt/fill"
+    run(bench, ("--save", BIG, "--force"), bench.image, fill)
+    save = ("--force", "--save", "bench-one:1")
+
+    def seconds(options: tuple[str, ...]) -> float:
+        return run(bench, options, BIG, "echo changed >/etc/motd").seconds
+
+    cases = {ALONE: partial(seconds, ()), SAVE: partial(seconds, save)}
+    section = Section("One file changed on a base of 400 MB", "s", digits=2)
+    _series(bench, section, cases)
+    more = Section("Saving one file, beyond the run", "s", digits=3)
+    more.samples[SAVE] = beyond(section, SAVE, ALONE)
+    more.at_most(SAVE, 0.3)
+    size = Section("Size of one file's changes", "kB")
+    entry = next(each for each in own.entries() if each.reference == "bench-one:1")
+    size.samples[SAVE] = Sample((own.image(entry).layers[-1].size / 1000,))
+    size.at_most(SAVE, 100)
+    return [section, more, size]
+
+
+def _size(bench: Bench) -> int:
+    from apppot.image import store
+
+    return sum(layer.size for layer in store.resolve(bench.image).layers)
+
+
+def size(bench: Bench) -> list[Section]:
+    """Compare the size of a changes file with that of tar and zstd, and of tar and gzip."""
+    from apppot.image import changes, store
+
+    need("tar", "zstd", "gzip")
+    plain, ordered = (os.path.join(bench.work, f"files{n}.tar") for n in range(2))
+    archive(bench, plain)
+    archive(bench, ordered, ordered=True)
+    target = os.path.join(bench.work, "size.changes")
+    with open(plain, "rb") as file:
+        base = changes.base_of(store.resolve(bench.image))
+        made = changes.write(target, file, base, {}).size
+    section = Section(
+        "Size of changes", "MB", baseline=PLAIN, digits=2,
+        note=f"{os.path.getsize(plain) / MEGABYTE:.0f} MB of files"
+        + (" that the programs' image has more" if bench.programs_image else ": the image's /usr"),
+    )  # fmt: skip
+    for case, found in {
+        PLAIN: _packed(["zstd", "-9"], plain),
+        SORTED: _packed(["zstd", "-9"], ordered),
+        "tar | gzip, as in 2012": _packed(["gzip"], plain),
+        "apppot changes save": made,
+    }.items():
+        section.samples[case] = Sample((found / MEGABYTE,))
+    section.times_baseline("apppot changes save", most=1.05)
+    return [section]
+
+
+def _packed(words: list[str], path: str) -> int:
+    with open(path, "rb") as file, tempfile.TemporaryFile(dir=os.path.dirname(path)) as out:
+        if subprocess.run(words, stdin=file, stdout=out, check=False).returncode:
+            raise CaseError(f"{words[0]} failed")
+        return out.seek(0, os.SEEK_END)

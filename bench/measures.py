@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench import applications, boot, channel, engines, inside, memory, python_part
+from bench import (
+    applications,
+    boot,
+    builds,
+    changes,
+    channel,
+    engines,
+    inside,
+    memory,
+    pull,
+    python_part,
+)
 from bench.launch import Run, launch
 from bench.peers import APPPOT, APPPOT_OFFLINE, NATIVE, PODMAN, Peer, Peers
 from bench.series import CaseError, Goal, Section, take_turns
@@ -218,6 +229,12 @@ MEASURES: dict[str, Callable[[Bench], list[Section]]] = {
     "channel": channel.sides,
     "create": create,
     **applications.MEASURES,
+    "changes": changes.start,
+    "saving": changes.saving,
+    "size": changes.size,
+    "pull": pull.pull,
+    "firstrun": pull.first_run,
+    "build": builds.build,
 }
 
 

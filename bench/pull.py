@@ -1,55 +1,52 @@
-"""Time of a pull from a registry on loopback: AppPot, podman, and skopeo with umoci, in turn.
-
-python -m bench.pull [ROUNDS] as root, with docker-registry, podman, skopeo, umoci and GNU time.
-"""
+"""Images come from a registry on loopback: the time, the memory, and the first run afterwards."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
-import socket
-import statistics
 import subprocess
-import sys
 import tarfile
 import tempfile
-import time
-from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from bench.images import apppot, need, ratio, registry
+from bench.launch import launch
+from bench.peers import APPPOT, PODMAN
+from bench.series import Sample, Section, take_turns
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from bench.measures import Bench
 
 FILES = 10_000
 MEAN_SIZE = 40_000
-MOST_RATIO = 1.2  # of podman's time
-MOST_MEMORY = 200 << 20
-NAMES = ("apppot", "podman", "skopeo+umoci")
+MEGABYTE = 10**6
+OTHERS = "skopeo and umoci"
+TIME = "/usr/bin/time"
+FIRST, LATER = "first run after a pull", "second run"
 
 
-@contextmanager
-def registry(folder: str) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    path = os.path.join(folder, "registry.yml")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(
-            "version: 0.1\nlog: {level: error}\n"
-            f"storage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\n"
-            f"http: {{addr: {address}}}\n"
-        )
-    null = subprocess.DEVNULL
-    words = ["docker-registry", "serve", path]
-    with subprocess.Popen(words, stdout=null, stderr=null) as server:
-        try:
-            time.sleep(2)
-            yield address
-        finally:
-            server.terminate()
+def pull(bench: Bench) -> list[Section]:
+    """Pull the same image with each, in turn, into a new folder."""
+    need("docker-registry", "skopeo", "umoci", TIME)
+    with tempfile.TemporaryDirectory(dir=bench.work) as folder, registry(folder) as address:
+        image, size = publish(folder, address)
+        section = Section("Pull from a registry on loopback", "s", baseline=PODMAN, digits=2)
+        section.note = f"{size / MEGABYTE:.0f} MB, compressed; {FILES} files"
+        peaks: dict[str, list[float]] = {}
+        cases = {
+            name: partial(_timed, bench, name, image, peaks)
+            for name in (APPPOT, PODMAN, OTHERS)
+            if name != PODMAN or shutil.which(PODMAN)
+        }
+        take_turns(section, cases, max(3, bench.runs // 6), bench.said)
+    section.times_baseline(APPPOT, most=1.2)
+    memory = Section("Memory of a pull, the biggest process", "MB", digits=0)
+    memory.samples = {k: Sample(tuple(v)) for k, v in peaks.items() if k in section.samples}
+    memory.at_most(APPPOT, 200)
+    return [section, memory]
 
 
 def fill(root: str) -> None:
@@ -71,25 +68,27 @@ def _quiet(words: list[str]) -> None:
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
 
 
-def publish(folder: str, address: str) -> str:
+def publish(folder: str, address: str) -> tuple[str, int]:
+    """Put an image into a registry with other programs; return its name and compressed size."""
     layout, bundle = f"{folder}/layout", f"{folder}/bundle"
-    _quiet(["umoci", "init", "--layout", layout])
-    _quiet(["umoci", "new", "--image", f"{layout}:1"])
-    _quiet(["umoci", "unpack", "--image", f"{layout}:1", bundle])
+    launch(["umoci", "init", "--layout", layout])
+    launch(["umoci", "new", "--image", f"{layout}:1"])
+    launch(["umoci", "unpack", "--image", f"{layout}:1", bundle])
     fill(f"{bundle}/rootfs")
-    _quiet(["umoci", "repack", "--image", f"{layout}:1", bundle])
+    launch(["umoci", "repack", "--image", f"{layout}:1", bundle])
     name = f"{address}/bench/pull:1"
     words = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:1"]
-    subprocess.run([*words, f"docker://{name}"], check=True)
-    return name
+    launch([*words, f"docker://{name}"])
+    blobs = f"{layout}/blobs/sha256"
+    return name, max(os.path.getsize(os.path.join(blobs, blob)) for blob in os.listdir(blobs))
 
 
-def command(which: str, image: str, folder: str) -> list[str]:
+def command(bench: Bench, which: str, image: str, folder: str) -> list[str]:
     """Return the command that pulls into a new folder."""
-    if which == "apppot":
+    if which == APPPOT:
         store = f"APPPOT_STORE={folder}/store"
-        return ["env", store, sys.executable, "-m", "apppot", "pull", "-q", "--plain-http", image]
-    if which == "podman":
+        return ["env", store, bench.apppot, "pull", "-q", "--plain-http", image]
+    if which == PODMAN:
         own = ["podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run"]
         return [*own, "pull", "-q", "--tls-verify=false", image]
     script = (
@@ -99,37 +98,46 @@ def command(which: str, image: str, folder: str) -> list[str]:
     return ["sh", "-c", script]
 
 
-def measure(which: str, image: str) -> tuple[float, int]:
-    """Return seconds and the biggest process's memory in bytes."""
-    folder = tempfile.mkdtemp(prefix="ap", dir=os.environ.get("APPPOT_TMPDIR", "/tmp"))
+def _timed(bench: Bench, which: str, image: str, peaks: dict[str, list[float]]) -> float:
+    """Return the seconds of a pull, and note its memory."""
+    folder = tempfile.mkdtemp(prefix="ap", dir="/tmp")  # podman wants short names
     figures = f"{folder}/time"
     try:
-        words = ["/usr/bin/time", "-q", "-f", "%e %M", "-o", figures]
-        subprocess.run(
-            [*words, *command(which, image, folder)], check=True, stdout=subprocess.DEVNULL
-        )
+        words = [TIME, "-q", "-f", "%M", "-o", figures]
+        seconds = launch([*words, *command(bench, which, image, folder)]).seconds
         with open(figures, encoding="ascii") as file:
-            seconds, memory = file.read().split()
-        return float(seconds), int(memory) << 10
+            peaks.setdefault(which, []).append(int(file.read()) * 1024 / MEGABYTE)
+        return seconds
     finally:
         subprocess.run(["umount", "-l", f"{folder}/root/overlay"], capture_output=True, check=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def main() -> int:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    with tempfile.TemporaryDirectory() as folder, registry(folder) as address:
-        image = publish(folder, address)
-        found: dict[str, list[tuple[float, int]]] = {name: [] for name in NAMES}
-        for _ in range(rounds):
-            for name in NAMES:
-                found[name].append(measure(name, image))
-    medians = {name: statistics.median(time for time, _ in rows) for name, rows in found.items()}
-    memory = {name: max(size for _, size in rows) for name, rows in found.items()}
-    print(json.dumps({"seconds": medians, "memory": memory, "runs": found}, indent=1))
-    good = medians["apppot"] <= MOST_RATIO * medians["podman"] and memory["apppot"] <= MOST_MEMORY
-    return 0 if good else 1
+def first_run(bench: Bench) -> list[Section]:
+    """Run for the first time after a pull, and again; all layers are read before each run."""
+    section = Section("Start of `true` after a pull", "ms", baseline=LATER)
+    section.note = (
+        "without a network; the layers are read before each run, so that caches are equal"
+    )
+    with tempfile.TemporaryDirectory(dir=bench.work) as folder, registry(folder) as address:
+        image = f"{address}/bench/first:1"
+        apppot(bench, "push", "--plain-http", bench.image, image)
+        cases = {
+            FIRST: partial(_start, bench, image, fresh=True),
+            LATER: partial(_start, bench, image, fresh=False),
+        }
+        take_turns(section, cases, max(5, bench.runs // 3), bench.said)
+    ratio(section, FIRST, LATER, 1.1)
+    return [section]
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _start(bench: Bench, image: str, *, fresh: bool) -> float:
+    store = os.path.join(bench.work, "store")
+    own = {"APPPOT_STORE": store}  # alone: a layer that another store has would not be fetched
+    if fresh:
+        launch(["rm", "-rf", store])
+        launch([bench.apppot, "pull", "-q", "--plain-http", image], extra=own)
+    blobs = os.path.join(store, "blobs", "sha256")
+    launch(["sh", "-c", f"cat {blobs}/* >/dev/null"])
+    words = ["run", "--network", "none", "--no-job-dir", image, "--", "true"]
+    return 1e3 * launch([bench.apppot, *words], extra=own).seconds

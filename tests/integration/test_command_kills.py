@@ -92,6 +92,7 @@ def kill_many(place: Yard, kills: int) -> None:
         whole_sessions = dice.random() < 0.25  # as a batch system kills; else the command alone
         killed = start_and_kill(place, jobs, moments, whole_sessions=whole_sessions)
         done += len(killed)
+        print(done, *(f"{job}{' killed' * (job in killed)}" for job in jobs), sep=", ", flush=True)
         until(lambda: not descendants(others), patience=15)
         assert [command_of(pid) for pid in descendants(others)] == []
         check_round(place, jobs, killed, dice)
@@ -154,9 +155,7 @@ def check_round(place: Yard, jobs: list[Job], killed: list[Job], dice: random.Ra
     for job in again:
         place.wait(job)
         assert place.made(job) or job.kind == "gc", job
-    place.check_store()
     images = [job.image for job in jobs if job.image]
-    for name in {*images, dice.choice(sorted(place.finished))}:
-        place.check_run(name)
+    place.check_runs({*images, dice.choice(sorted(place.finished))})
     place.call("prune")
     assert place.left() == []

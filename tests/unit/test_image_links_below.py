@@ -238,7 +238,8 @@ def test_links_are_as_in_the_merged_tree(steps: list[tuple[str, str, str]]) -> N
     assert {p: text for p, (text, _) in there.items()} == {
         p: text for p, (text, _) in engine.tree.items()
     }
-    for one in engine.own & set(there):
-        for other in engine.own & set(there):
+    layer = (engine.own | engine.linked) & set(there)
+    for one in layer:
+        for other in layer:
             same = engine.tree[one][1] == engine.tree[other][1]
             assert (there[one][1] == there[other][1]) == same

@@ -84,6 +84,7 @@ def test_links_resolve_in_the_guest(apppot: AppPot) -> None:
     assert done.stdout or b"No such file" in done.stderr
 
 
+@pytest.mark.sample
 def test_only_the_file_of_a_file_s_folder_is_reached(apppot: AppPot, secret: str) -> None:
     if not _has_landlock(apppot):
         pytest.skip("without Landlock, QEMU can reach the folder of a file that it shares")
@@ -109,6 +110,7 @@ def _has_landlock(apppot: AppPot) -> bool:
     return found.status == 0
 
 
+@pytest.mark.sample
 def test_the_base_cannot_be_written(apppot: AppPot) -> None:
     stores = [path for path in os.environ["APPPOT_STORE"].split(":") if os.path.isdir(path)]
     blobs = [
@@ -154,6 +156,7 @@ def test_a_race_of_links_and_folders_on_a_share(apppot: AppPot, secret: str) -> 
     assert SECRET.encode() not in done.stdout
 
 
+@pytest.mark.sample
 def test_the_channel_is_the_agents_alone(apppot: AppPot) -> None:
     script = (
         f"for d in {apppot.engine.channel} /dev/tty0 /dev/console; do"
@@ -172,6 +175,7 @@ def test_the_channel_is_the_agents_alone(apppot: AppPot) -> None:
         assert "Traceback" not in done.complaint
 
 
+@pytest.mark.sample
 def test_the_guest_kernel_cannot_gain_privileges(apppot: AppPot) -> None:
     with apppot.start(("sh", "-c", "echo up; sleep 1000")) as running:
         running.expect(b"up\n")

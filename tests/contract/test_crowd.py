@@ -54,6 +54,7 @@ def test_what_root_writes_is_gone_in_the_next_run(apppot: AppPot) -> None:
     assert second.stdout == b"clean\n"
 
 
+@pytest.mark.sample
 def test_ps_lists_and_exec_enters_a_running_machine(apppot: AppPot) -> None:
     with apppot.machine() as machine:
         (listed,) = apppot.machines()

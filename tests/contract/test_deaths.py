@@ -76,6 +76,7 @@ def test_fifty_kills_leave_nothing(apppot: AppPot) -> None:
     assert apppot.leftovers() == []
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("kind", ["launcher", "kernel"])
 def test_a_kill_leaves_nothing(apppot: AppPot, kind: str) -> None:
     with apppot.start(("sh", "-c", BUSY), options=("--scratch", "64M")) as running:
@@ -93,6 +94,7 @@ def test_a_kill_leaves_nothing(apppot: AppPot, kind: str) -> None:
     assert apppot.leftovers() == []
 
 
+@pytest.mark.sample
 def test_without_passt_the_run_goes_on(apppot: AppPot) -> None:
     script = "echo up; while [ ! -e /job/go ]; do sleep 0.05; done; echo still here; exit 6"
     with apppot.start(("sh", "-c", script), options=("--report", "report.json")) as running:
@@ -120,6 +122,7 @@ def test_a_connection_without_passt_fails_in_the_guest(apppot: AppPot) -> None:
     assert done.stdout in (b"connect:1\n", b"connect:124\n")
 
 
+@pytest.mark.sample
 def test_a_guest_panic_is_told(apppot: AppPot) -> None:
     script = (
         "echo up; echo 1 >/proc/sys/vm/panic_on_oom || exit 9;"
@@ -199,6 +202,7 @@ def _forbid(path: str) -> None:
     os.chmod(path, 0)
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("damage", [_flip, _truncate, os.unlink, _forbid])
 def test_a_damaged_image_is_told(apppot: AppPot, damage: Callable[[str], None]) -> None:
     if damage is _forbid and os.getuid() == 0:

@@ -13,6 +13,8 @@ from tests.contract.harness import until
 if TYPE_CHECKING:
     from tests.contract.harness import AppPot
 
+pytestmark = pytest.mark.sample
+
 NAMES = ["with blanks in it", "new\nline", "größe-日本語", "-dash", "a'b\"c$d", b"\xff\xfe"]
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from tests.contract.harness import AppPot
 
+pytestmark = pytest.mark.sample
+
 
 @contextlib.contextmanager
 def _server() -> Iterator[tuple[int, list[bytes]]]:

@@ -80,6 +80,7 @@ def test_root_is_found_in_a_partition(
     assert run(shared_apppot, disk, "cat /kept").text == "kept\n"
 
 
+@pytest.mark.sample
 def test_written_disk_is_left_clean(shared_apppot: AppPot, ext4: str) -> None:
     disk = shutil.copy(ext4, shared_apppot.path("written.img"))
     script = "mkdir /new; i=0; while [ $i -lt 200 ]; do echo $i >/new/$i; i=$((i+1)); done"

@@ -60,6 +60,7 @@ stat -c %s /root/holes; tail -c 4 /root/holes; ls -b /root | grep -v null; ls -A
 """
 
 
+@pytest.mark.sample
 def test_everything_that_was_changed_is_kept(own: AppPot) -> None:
     before = {layer["digest"]: _digest(str(layer["path"])) for layer in layers(own, own.image)}
     done = run(own, own.image, CHANGES, "--root", "--save", "mine:1")
@@ -132,6 +133,7 @@ def test_the_payloads_status_is_passed_on(own: AppPot) -> None:
     assert (done.status, "saved as seven:1" in done.complaint) == (7, True)
 
 
+@pytest.mark.sample
 def test_a_disk_for_scratch_is_saved_as_well(own: AppPot) -> None:
     options = ("--root", "--scratch", "300M", "--save", "disk:1")
     script = "head -c 20000000 /dev/urandom >/root/big; rm -r /etc/skel; sha256sum </root/big"

@@ -57,6 +57,7 @@ def test_a_signal_that_is_not_caught_ends_the_payload(
     assert (report["source"], report["signal"]) == ("payload", number)
 
 
+@pytest.mark.sample
 def test_a_term_after_the_payload_s_end_takes_nothing_away(apppot: AppPot) -> None:
     """Its output ends with it; machine and report take some hundredths of a second more."""
     options = (*OFFLINE, "--report", "report.json")
@@ -71,6 +72,7 @@ def test_a_term_after_the_payload_s_end_takes_nothing_away(apppot: AppPot) -> No
         os.unlink(apppot.path("report.json"))
 
 
+@pytest.mark.sample
 def test_stop_and_continue(apppot: AppPot) -> None:
     script = (
         "trap 'echo continued' CONT; echo up; n=0;"
@@ -124,6 +126,7 @@ def _state(pid: int) -> str:
         return file.read().rpartition(")")[2].split()[0]
 
 
+@pytest.mark.sample
 def test_a_second_term_powers_the_machine_off(apppot: AppPot) -> None:
     options = (*OFFLINE, "--grace", "1000", "--report", "report.json")
     with apppot.start(("sh", "-c", DEAF), options=options) as running:
@@ -148,6 +151,7 @@ def test_the_end_of_the_grace_period_powers_the_machine_off(apppot: AppPot) -> N
     assert time.monotonic() - started >= 1.0
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize(
     "script", ["exec sleep 1000", DEAF, "trap 'echo cleaned up; exit 0' TERM; sleep 1000 & wait"]
 )
@@ -197,6 +201,7 @@ def test_nohup_protects_the_payload(apppot: AppPot) -> None:
     assert (done.status, done.stdout) == (0, b"survived\n")
 
 
+@pytest.mark.sample
 def test_signals_and_stop_reach_an_exec_and_a_machine(apppot: AppPot) -> None:
     with apppot.start(("bash", "-c", TRAPS)) as running:
         running.expect(b"up\n")

@@ -35,6 +35,7 @@ def machine(shared_apppot: AppPot) -> Iterator[Running]:
         yield running
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("code", [0, 1, 2, 77, 124, 125, 126, 127, 128, 137, 143, 254, 255])
 def test_exit_code_of_a_run_and_its_report(apppot: AppPot, code: int) -> None:
     done = apppot.sh(f"echo here; exit {code}", options=("--report", "report.json"))
@@ -44,6 +45,7 @@ def test_exit_code_of_a_run_and_its_report(apppot: AppPot, code: int) -> None:
     assert (report["exit_code"], report["signal"]) == (code, None)
 
 
+@pytest.mark.sample
 def test_every_exit_code(machine: Running) -> None:
     ident = machine.ident
 
@@ -68,6 +70,7 @@ def test_every_fatal_signal(machine: Running) -> None:
     assert found == [(number, 128 + number, b"here\n") for number in FATAL]
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV])
 def test_signal_of_a_run_and_its_report(apppot: AppPot, number: int) -> None:
     done = apppot.sh(f"echo here; kill -{number} $$", options=("--report", "report.json"))
@@ -83,6 +86,7 @@ def _write(path: str, text: str, mode: int) -> None:
     os.chmod(path, mode)
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize(
     ("command", "status", "says"),
     [

@@ -72,6 +72,7 @@ def test_256_megabytes_through_a_payload_with_stderr_between(apppot: AppPot) -> 
     assert said == [b"block\n" * 65 + b"end\n"]
 
 
+@pytest.mark.sample
 def test_streams_are_separate_and_binary_safe(apppot: AppPot) -> None:
     done = apppot.sh("tee /dev/stderr", stdin=NOISE)
     assert (done.status, done.stdout, done.stderr) == (0, NOISE, NOISE)
@@ -93,6 +94,7 @@ def test_verbose_does_not_touch_standard_output(apppot: AppPot) -> None:
     assert (silent.stdout, silent.stderr) == (b"out\n", b"")
 
 
+@pytest.mark.sample
 def test_end_of_file_reaches_the_payload(apppot: AppPot) -> None:
     done = apppot.sh("wc -c; echo after", stdin=b"x" * 70000)
     assert done.stdout.split() == [b"70000", b"after"]
@@ -141,6 +143,7 @@ def test_a_reader_that_goes_away_is_a_sigpipe(apppot: AppPot) -> None:
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.sample
 def test_head_ends_the_payload(apppot: AppPot) -> None:
     line = [os.fsdecode(word) for word in apppot.line(("yes",), ("--network", "none"))]
     pipeline = ["bash", "-c", '"$@" | head -c 1; echo " ${PIPESTATUS[*]}"', "bash", *line]
@@ -148,6 +151,7 @@ def test_head_ends_the_payload(apppot: AppPot) -> None:
     assert (done.stdout, done.stderr) == (b"y 141 0\n", b"")
 
 
+@pytest.mark.sample
 def test_a_payload_that_does_not_read_gets_no_more_than_a_window(apppot: AppPot) -> None:
     with apppot.start(("sh", "-c", "echo up; exec sleep 1000"), stdin=subprocess.PIPE) as running:
         running.expect(b"up\n")
@@ -291,6 +295,7 @@ def test_a_background_process_does_not_delay_the_end(apppot: AppPot) -> None:
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.sample
 def test_output_just_before_the_end_is_complete(apppot: AppPot) -> None:
     done = apppot.sh("head -c 3000000 /dev/zero; head -c 300000 /dev/zero >&2; kill -9 $$")
     assert done.status == 128 + signal.SIGKILL
@@ -312,6 +317,7 @@ def test_non_blocking_flags_of_the_caller_stay_as_they_were(apppot: AppPot) -> N
         assert running.wait().status == 0
 
 
+@pytest.mark.sample
 def test_the_launcher_sleeps_while_the_payload_does(apppot: AppPot) -> None:
     """A busy loop on a hung-up or full stream would burn a CPU unseen."""
     script = "echo up; exec sleep 1000"

@@ -92,6 +92,7 @@ def on_terminal(apppot: AppPot, script: str, *options: str) -> Iterator[Screen]:
         yield shown
 
 
+@pytest.mark.sample
 def test_it_is_a_terminal_of_the_callers_size_and_kind(apppot: AppPot) -> None:
     script = 'test -t 0 && test -t 1 && test -t 2 && stty size && echo "TERM=$TERM" && tty'
     with on_terminal(apppot, script) as shown:
@@ -123,6 +124,7 @@ def test_resize(apppot: AppPot) -> None:
         assert shown.wait() == 0
 
 
+@pytest.mark.sample
 def test_control_c_is_an_interrupt_of_the_payload_alone(apppot: AppPot) -> None:
     # `up` comes from what is to be interrupted: before its fork the shell alone would be.
     script = "trap 'echo interrupted' INT; sh -c 'echo up; exec sleep 1000'; echo after:$?; exit 5"
@@ -150,6 +152,7 @@ JOB = (
 )
 
 
+@pytest.mark.sample
 def test_job_control_in_the_shell(apppot: AppPot) -> None:
     argv = apppot.verb("shell", *apppot.engine.options, "--network", "none", apppot.image)
     with screen(apppot, argv) as shown:
@@ -219,6 +222,7 @@ def test_bytes_pass_a_raw_terminal_unchanged(apppot: AppPot) -> None:
         assert shown.wait() == 0
 
 
+@pytest.mark.sample
 def test_exec_on_a_terminal(apppot: AppPot) -> None:
     with apppot.machine() as machine:
         script = "stty size; echo $TERM; trap 'stty size; exit 8' WINCH; echo up; while :; do"

@@ -55,6 +55,7 @@ int main(void)
 """
 
 
+@pytest.mark.sample
 def test_threads_of_one_process_run_at_the_same_time(apppot: AppPot) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:

@@ -184,26 +184,30 @@ class Engine:
     def __init__(self) -> None:
         self.tree = {path: (text, text) for path, text in LOWER_FILES.items()}  # contents, file
         self.own: set[str] = set()  # what the layer has itself
-        self.linked: set[str] = set()
+        self.links: dict[str, str] = {}
 
     def do(self, what: str, path: str, target: str, number: int) -> bool:
-        """Do a step; tell whether engines and AppPot agree on what it means."""
+        """Do a step, if engines and AppPot agree on what it means; tell whether they do."""
         if what in ("delete", "renew"):
             inside = [p for p in self.tree if p == path or p.startswith(f"{path}/")]
-            for each in inside:
+            agreed = self.own.isdisjoint(inside)
+            for each in inside if agreed else ():
                 del self.tree[each]
-            return self.own.isdisjoint(inside)
+            return agreed
+        if path in self.links.values():  # a link that stands before its file leads to it
+            return False
         if any(p.startswith(f"{path}/") or path.startswith(f"{p}/") for p in self.tree):
             return False
         if what == "link":
             if target == path or target not in self.tree:
                 return False
             self.tree[path] = self.tree[target]
-            self.linked.add(target)
+            self.links[path] = target
         else:
             self.tree[path] = (f"own {number}", f"own {number}")
+            self.links.pop(path, None)
         self.own.add(path)
-        return path not in self.linked  # a link that stands before its file leads to it
+        return True
 
 
 def stacked(native: bytes) -> dict[str, tuple[str, str]]:
@@ -228,7 +232,7 @@ def test_links_are_as_in_the_merged_tree(steps: list[tuple[str, str, str]]) -> N
     written: list[Step] = []
     for number, (what, path, target) in enumerate(steps):
         if not engine.do(what, path, target, number):
-            return
+            continue
         form = {
             "file": (path, f"own {number}"), "link": (path, f"link:{target}"),
             "delete": (f"-{path}", ""), "renew": (path, OPAQUE),
@@ -238,7 +242,7 @@ def test_links_are_as_in_the_merged_tree(steps: list[tuple[str, str, str]]) -> N
     assert {p: text for p, (text, _) in there.items()} == {
         p: text for p, (text, _) in engine.tree.items()
     }
-    layer = (engine.own | engine.linked) & set(there)
+    layer = engine.own.union(engine.links.values()) & set(there)
     for one in layer:
         for other in layer:
             same = engine.tree[one][1] == engine.tree[other][1]

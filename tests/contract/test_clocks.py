@@ -1,0 +1,77 @@
+"""Contract: programs read the clocks without system calls, and find what these would tell."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract.harness import children
+
+if TYPE_CHECKING:
+    from tests.contract.harness import AppPot
+
+_PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "programs")
+
+
+@pytest.fixture
+def clocks(apppot: AppPot) -> str:
+    """Compile the program into the job folder; return its name there."""
+    if not shutil.which("gcc"):
+        pytest.skip("gcc is needed to compile a test program")
+    source = os.path.join(_PROGRAMS, "clocks.c")
+    words = ["gcc", "-std=gnu17", "-O2", "-static", "-pthread", "-o", apppot.path("clocks"), source]
+    subprocess.run(words, check=True)
+    return "./clocks"
+
+
+def _check(apppot: AppPot, clocks: str, word: str, *options: str) -> None:
+    done = apppot.run(clocks, word, options=options)
+    assert (done.status, done.stdout) == (0, b"ok\n"), done
+
+
+@pytest.mark.parametrize("cpus", ["1", "2"])
+def test_library_and_system_calls_tell_the_same_time(
+    apppot: AppPot, clocks: str, cpus: str
+) -> None:
+    _check(apppot, clocks, "order", "--cpus", cpus)
+
+
+@pytest.mark.parametrize("cpus", ["1", "2"])
+def test_also_after_the_clock_was_set_and_in_a_time_namespace(
+    apppot: AppPot, clocks: str, cpus: str
+) -> None:
+    _check(apppot, clocks, "set", "--root", "--cpus", cpus)
+
+
+@pytest.mark.only_on("uml", reason="modes are User-Mode Linux's")
+def test_the_same_time_in_ptrace_mode(apppot: AppPot, clocks: str) -> None:
+    _check(apppot, clocks, "order", "--uml-mode", "ptrace")
+
+
+@pytest.mark.only_on("uml", reason="an emulated machine may have no clock that programs can read")
+@pytest.mark.parametrize("cpus", ["1", "2"])
+def test_clocks_are_read_without_system_calls(apppot: AppPot, clocks: str, cpus: str) -> None:
+    _check(apppot, clocks, "silent", "--uml-mode", "seccomp", "--cpus", cpus)
+
+
+@pytest.mark.only_on("uml", reason="a process of the host for each of the guest is UML's")
+def test_programs_get_nothing_of_the_host_but_its_vdso(apppot: AppPot) -> None:
+    options = ("--network", "none", "--uml-mode", "seccomp")
+    with apppot.start(("sh", "-c", "echo up; exec sleep 1000"), options=options) as running:
+        running.expect(b"up\n")
+        maps = [_mappings(process) for process in children(running.kernel())]
+    found = {name for names in maps for name in names}
+    given = {"[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]"}
+    assert maps
+    assert {name for name in found if name.startswith("[")} <= given
+    assert all(name in given or name.startswith("/memfd:") for name in found), found
+
+
+def _mappings(process: int) -> list[str]:
+    """Return what is mapped into a process of the host."""
+    with open(f"/proc/{process}/maps", encoding="ascii") as file:
+        return [" ".join(line.split()[5:]) for line in file]

@@ -22,6 +22,7 @@
 #include "files.h"
 #include "grow.h"
 #include "host.h"
+#include "metadata.h"
 #include "orders.h"
 #include "partition.h"
 #include "record.h"
@@ -29,7 +30,7 @@
 #include "userdata.h"
 #include "volume.h"
 
-enum { AGENT = 3, PAYLOAD = 1, FIRST_LOGIN = 2, EXTRA = 4096, PATH_SIZE = 300 };
+enum { AGENT = 3, PAYLOAD = 1, SSH = 2, FIRST_LOGIN = 3, EXTRA = 4096, PATH_SIZE = 300 };
 
 static struct {
     struct orders orders;
@@ -158,18 +159,29 @@ static void start_login(size_t console)
                             keeper.orders.login.size);
 }
 
-static void start_payload(void)
+/* Its whole input fits the window that a command's input has. */
+static void start_with_input(uint16_t id, struct bytes command, struct bytes input)
 {
-    results_open();
-    consoles_say("apppot: the payload starts\n");
-    host_send_specification(AGENT, FRAME_COMMAND, PAYLOAD, keeper.orders.payload.bytes,
-                            keeper.orders.payload.size);
-    for (size_t at = 0; at < keeper.script.size; at += FRAME_PAYLOAD_MAX) {
-        size_t left = keeper.script.size - at;
-        host_send(AGENT, FRAME_STDIN, PAYLOAD, keeper.script.bytes + at,
+    host_send_specification(AGENT, FRAME_COMMAND, id, command.bytes, command.size);
+    for (size_t at = 0; at < input.size; at += FRAME_PAYLOAD_MAX) {
+        size_t left = input.size - at;
+        host_send(AGENT, FRAME_STDIN, id, input.bytes + at,
                   (uint32_t)(left < FRAME_PAYLOAD_MAX ? left : FRAME_PAYLOAD_MAX));
     }
-    host_send(AGENT, FRAME_STDIN, PAYLOAD, NULL, 0);
+    host_send(AGENT, FRAME_STDIN, id, NULL, 0);
+}
+
+/* What the instance has from its owner goes before what the disk has. */
+static void ask_the_cloud(void)
+{
+    struct bytes user_data = {0}, key = {0};
+    if (!metadata_expected())
+        return;
+    metadata_fetch(&user_data, &key);
+    if (keeper.script.size == 0)
+        keeper.script = user_data;
+    if (key.size != 0)
+        keeper.orders.key = key;
 }
 
 static void ready(void)
@@ -178,9 +190,17 @@ static void ready(void)
     if (keeper.scratch[0] != 0)
         grow_file_system(keeper.scratch, "/scratch");
     keeper.last_id = FIRST_LOGIN - 1;
+    ask_the_cloud();
+    if (!userdata_is_script(keeper.script))
+        keeper.script = keeper.orders.script;
     bool is_script = userdata_is_script(keeper.script);
-    if (is_script)
-        start_payload();
+    if (keeper.orders.key.size > 0 && keeper.orders.ssh.size > 0)
+        start_with_input(SSH, keeper.orders.ssh, keeper.orders.key);
+    if (is_script) {
+        results_open();
+        consoles_say("apppot: the payload starts\n");
+        start_with_input(PAYLOAD, keeper.orders.payload, keeper.script);
+    }
     for (size_t i = 0; i < console_count && (!is_script || keeper.orders.stays); i++)
         start_login(i);
 }
@@ -280,8 +300,6 @@ int main(void)
     read_orders();
     make_machine();
     keeper.script = userdata_from_volumes();
-    if (keeper.script.size == 0)
-        keeper.script = keeper.orders.script;
     if (!host_receive_magic(AGENT))
         give_up("the agent", "no answer");
     for (;;) {

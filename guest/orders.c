@@ -7,7 +7,7 @@
 #include "record.h"
 #include "spec.h"
 
-enum { MACHINE = 1, PAYLOAD = 2, LOGIN = 3, STAYS = 4, NETWORK = 5, SCRIPT = 6 };
+enum { MACHINE = 1, PAYLOAD = 2, LOGIN = 3, STAYS = 4, NETWORK = 5, SCRIPT = 6, SSH = 7, KEY = 8 };
 
 size_t orders_size(const uint8_t *header)
 {
@@ -37,6 +37,8 @@ const char *orders_decode(const uint8_t *bytes, size_t size, struct orders *orde
         case MACHINE: orders->machine = content; break;
         case PAYLOAD: orders->payload = content; break;
         case SCRIPT: orders->script = content; break;
+        case SSH: orders->ssh = content; break;
+        case KEY: orders->key = content; break;
         case LOGIN: orders->login = content; break;
         case STAYS: orders->stays = number_is_set(&record, &why); break;
         case NETWORK: orders->network = number_is_set(&record, &why); break;

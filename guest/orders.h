@@ -21,6 +21,8 @@ struct orders {
     struct bytes machine, payload, login;
     /* Takes the place of the instance's user data if there is none. */
     struct bytes script;
+    /* What starts an SSH server that lets the owner of the key in, which it gets on its input. */
+    struct bytes ssh, key;
     /* The machine stays on after its payload's end. */
     bool stays;
     /* Addresses are asked for by DHCP. */

@@ -6,6 +6,7 @@
 #include "dhcp.h"
 #include "gpt.h"
 #include "host.h"
+#include "http.h"
 #include "orders.h"
 #include "volume.h"
 
@@ -29,6 +30,8 @@ static void try_orders(const uint8_t *data, size_t size)
     inside(orders.payload, data, size);
     inside(orders.login, data, size);
     inside(orders.script, data, size);
+    inside(orders.ssh, data, size);
+    inside(orders.key, data, size);
 }
 
 static void try_dhcp(const uint8_t *data, size_t size)
@@ -71,6 +74,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     try_dhcp(data, size);
     try_table(data, size);
     try_volume(data, size);
+    inside(http_body(data, size), data, size);
     host_read_outcome(data, size, &outcome);
     assert(host_status(&outcome) < 128 || outcome.has_signal || outcome.has_code);
     return 0;

@@ -57,7 +57,8 @@ def disk_inputs() -> list[bytes]:
     fat = b"\xeb\x3c\x90".ljust(43, b"\0") + b"CIDATA     FAT16   "
     iso = b"\1CD001\1\0".ljust(40, b"\0") + b"config-2".ljust(32)
     table = bytes(512) + b"EFI PART" + struct.pack("<III", 0x10000, 92, 0)
-    return [*specifications(ORDERS), answer(), fat.ljust(510, b"\0") + b"\x55\xaa", iso, table]
+    page = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
+    return [*specifications(ORDERS), answer(), page, fat.ljust(510, b"\0") + b"\x55\xaa", iso, table]
 
 
 def member() -> bytes:

@@ -278,6 +278,21 @@ def test_every_format_has_the_same_disk_and_the_same_bytes_each_time(
     subprocess.run(["qemu-img", "compare", "-q", "-f", "raw", "-F", kind, plain, disk], check=True)
 
 
+@pytest.mark.parametrize("number", [b"0", b"fffffff", b"12345678"])
+def test_a_vmdks_random_number_is_replaced_whatever_its_length(
+    number: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "disk"
+    text = b"# Disk DescriptorFile\nversion=1\nCID=" + number + b"\nparentCID=ffffffff\n"
+    path.write_bytes(b"KDMV".ljust(SECTOR, b"\0") + text.ljust(20 * SECTOR, b"\0") + b"data")
+    with path.open("rb+") as file:
+        convert.settle_vmdk(file.fileno(), uuid.UUID(int=1 << 96))
+    settled = text.replace(b"\nCID=" + number, b"\nCID=00000001")
+    content = path.read_bytes()
+    assert content[SECTOR : 21 * SECTOR] == settled.ljust(20 * SECTOR, b"\0")
+    assert content[21 * SECTOR :] == b"data"
+
+
 def test_a_machines_description_says_what_its_archive_has() -> None:
     text = ova.describe(ova.Machine("a-b", 1 << 30), "a-b-disk1.vmdk", 77)
     space = "{http://schemas.dmtf.org/ovf/envelope/1}"
@@ -313,6 +328,16 @@ def test_a_payload_has_to_be_a_script(tmp_path: Path) -> None:
         make.read_payload(str(path))
     with pytest.raises(UsageError, match="cannot read"):
         make.read_payload(str(tmp_path / "none"))
+
+
+def test_an_ssh_key_has_to_be_a_public_one(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(b"ssh-ed25519 AAAAC3NzaC1l me@here\n")
+    assert make.read_key(str(path)) == b"ssh-ed25519 AAAAC3NzaC1l me@here"
+    for text in (b"", b"-----BEGIN OPENSSH PRIVATE KEY-----\n", b"ssh-rsa AAAA\nssh-rsa BBBB\n"):
+        path.write_bytes(text)
+        with pytest.raises(UsageError, match="not an SSH public key"):
+            make.read_key(str(path))
 
 
 def test_the_limits_of_python_and_c_are_the_same() -> None:

@@ -45,6 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     disk.add_argument(
         "--stay", action="store_true", help="the machine does not power off after its payload"
     )
+    disk.add_argument(
+        "--ssh-key",
+        metavar="FILE",
+        help="a public key that may log in as root, if the image has an sshd",
+    )
     disk.add_argument("--hostname", metavar="NAME", help="default: apppot")
 
 
@@ -69,7 +74,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    from apppot.image.bootdisk.make import Firmware, Request, read_payload
+    from apppot.image.bootdisk.make import Firmware, Request, read_key, read_payload
     from apppot.machine.limits import parse_size
 
     return Request(
@@ -77,6 +82,7 @@ def _request(options: argparse.Namespace) -> Request:
         size=parse_size(options.size) if options.size else 0,
         payload=read_payload(options.payload) if options.payload else b"",
         stay=options.stay,
+        ssh_key=read_key(options.ssh_key) if options.ssh_key else b"",
         hostname=options.hostname or "apppot",
     )
 
@@ -85,9 +91,9 @@ def _refuse(options: argparse.Namespace) -> None:
     """Raise UsageError for an option that only disks have."""
     from apppot.errors import UsageError
 
-    for name in ("firmware", "size", "payload", "stay", "hostname"):
+    for name in ("firmware", "size", "payload", "stay", "ssh_key", "hostname"):
         if getattr(options, name):
             raise UsageError(
-                f"--{name} is for disks that boot; {options.format} is none",
+                f"--{name.replace('_', '-')} is for disks that boot; {options.format} is none",
                 hint=f"--format {', '.join(_DISKS)}",
             )

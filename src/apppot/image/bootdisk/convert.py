@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -12,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 from apppot import paths, process
 from apppot.errors import ImageError
 from apppot.image import aside
+from apppot.image.parttable import SECTOR
 
 if TYPE_CHECKING:
     import uuid
@@ -36,7 +38,7 @@ _QEMU = {
 }
 _VDI_IDENTITIES = 0x188
 _VHD_FOOTER, _VHD_TIME, _VHD_CHECK, _VHD_IDENTITY = 512, 24, 64, 68
-_DESCRIPTION = 2048  # bytes of a VMDK in which its text begins
+_DESCRIPTION = 20 * SECTOR  # of a VMDK, after its header
 
 
 def program() -> str:
@@ -58,7 +60,10 @@ def convert(source: IO[bytes], target: IO[bytes], form: Format, identity: uuid.U
         name = os.path.join(folder, "disk")
         os.symlink(aside.path_of(target), name)
         raw = aside.path_of(source)
-        process.run([program(), "convert", "-q", "-f", "raw", "-O", kind, *options, raw, name])
+        # One block after the other (-m 1): a VMDK has them in the order in which they were read.
+        process.run(
+            [program(), "convert", "-q", "-m", "1", "-f", "raw", "-O", kind, *options, raw, name]
+        )
     if form is Format.VDI:
         settle_vdi(target.fileno(), identity)
     elif form is Format.VHD:
@@ -86,9 +91,11 @@ def settle_vhd(file: int, identity: uuid.UUID) -> None:
 
 
 def settle_vmdk(file: int, identity: uuid.UUID) -> None:
-    """Replace the random number of a VMDK's content."""
-    text = os.pread(file, _DESCRIPTION, 0)
-    at = text.find(b"\nCID=")
-    if at < 0:
+    """Replace the random number of a VMDK's content, which has up to eight digits."""
+    area = os.pread(file, _DESCRIPTION, SECTOR)
+    text, rest = area[: area.find(b"\0")], area[area.find(b"\0") :]
+    number = f"\nCID={identity.fields[0]:08x}\n".encode()
+    settled, count = re.subn(rb"\nCID=[0-9a-f]{1,8}\n", number, text)
+    if count != 1 or rest.strip(b"\0"):
         raise ImageError("qemu-img wrote a VMDK file without a description")
-    os.pwrite(file, f"{identity.fields[0]:08x}".encode(), at + len(b"\nCID="))
+    os.pwrite(file, settled.ljust(_DESCRIPTION, b"\0"), SECTOR)

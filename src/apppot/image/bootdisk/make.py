@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +27,8 @@ _TABLE = 64  # the sector of the BIOS loader's table; the partition for BIOS beg
 _LAYER_ALIGNED = 4096
 SMALLEST_DATA = 64 * _MIB
 LARGEST_PAYLOAD = 131072  # what guest/userdata.h takes
+_LARGEST_KEY = 16384
+_KEY = re.compile(rb"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[\w@.-]+ [A-Za-z0-9+/=]+(?: [^\r\n]*)?")
 _EPOCH = "1767225600"  # 2026-01-01, the times of files in a new writable partition
 _EXTENDED = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"
 _FEATURES = "has_journal,extent,64bit,meta_bg,^resize_inode,metadata_csum,dir_index,filetype"
@@ -47,6 +50,7 @@ class Request:
     size: int = 0
     payload: bytes = b""
     stay: bool = False
+    ssh_key: bytes = b""  # a line of authorized_keys
     hostname: str = "apppot"
     consoles: tuple[str, ...] = ("tty0", "ttyS0,115200")
     arguments: tuple[str, ...] = ()
@@ -67,6 +71,20 @@ def read_payload(path: str) -> bytes:
             hint="put the program into the image, and let the script call it",
         )
     return script
+
+
+def read_key(path: str) -> bytes:
+    """Return the public key in a file; raises UsageError if it is none."""
+    try:
+        with open(path, "rb") as stream:
+            key = stream.read(_LARGEST_KEY + 1).strip()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if not _KEY.fullmatch(key) or len(key) > _LARGEST_KEY:
+        raise UsageError(
+            f"{path} is not an SSH public key", hint="it is one line: ssh-ed25519 AAAA... NAME"
+        )
+    return key
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,7 @@ def make(image: Image, tools: Kit, request: Request, target: int) -> int:
         orders.machine(identities, offsets, request.hostname),
         orders.runner(image.config),
         request.payload,
+        request.ssh_key,
         stay=request.stay,
     )
     program = pe.make(

@@ -19,6 +19,11 @@ MAGIC = b"APPPOT\0\2"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RUN = b"""umask 077 && f=$(mktemp /tmp/payload-XXXXXX) && cat >"$f" && chmod 700 "$f" &&
 umask 022 && exec "$f" </dev/null"""
+_SSH = b"""key=$(cat); server=$(command -v sshd) && umask 077 && mkdir -p /root/.ssh || exit 0
+keys=/root/.ssh/authorized_keys
+grep -qsxF "$key" $keys || echo "$key" >>$keys
+ssh-keygen -A >/dev/null 2>&1
+umask 022; mkdir -p /run/sshd; exec "$server" -D -e"""
 _SHELL = b"for s in bash sh; do command -v $s >/dev/null && exec $s -l; done"
 
 
@@ -65,6 +70,18 @@ def runner(config: ImageConfig) -> CommandSpec:
     )
 
 
+def ssh() -> CommandSpec:
+    """Return the command that starts the image's SSH server, if any; the key is its input."""
+    return CommandSpec(
+        arguments=(b"/bin/sh", b"-c", _SSH),
+        environment=(f"PATH={_PATH}".encode(), b"HOME=/root"),
+        directory=b"/",
+        uid=0,
+        gid=0,
+        user="0",
+    )
+
+
 def login() -> CommandSpec:
     """Return what each console shows: a shell of root's, as whoever has it has the machine."""
     return CommandSpec(
@@ -78,7 +95,9 @@ def login() -> CommandSpec:
     )
 
 
-def encode(spec: GuestSpec, run: CommandSpec, script: bytes, *, stay: bool) -> bytes:
+def encode(
+    spec: GuestSpec, run: CommandSpec, script: bytes, key: bytes = b"", *, stay: bool
+) -> bytes:
     """Return the content of the partition; guest/orders.c reads it."""
 
     def pairs() -> Iterator[tuple[int, int | str | bytes]]:
@@ -89,6 +108,9 @@ def encode(spec: GuestSpec, run: CommandSpec, script: bytes, *, stay: bool) -> b
         yield 5, 1  # a network, by DHCP
         if script:
             yield 6, script
+        yield 7, ssh().encode()
+        if key:
+            yield 8, key
 
     content = records(pairs())
     return MAGIC + struct.pack("<Q", len(content)) + content

@@ -69,8 +69,8 @@ def test_the_smallest_machine() -> None:
     ]
     assert _values(words, "-device") == [
         "virtio-serial-pci-non-transitional,max_ports=2,addr=0x1.0,multifunction=on",
-        "virtio-blk-pci-non-transitional,drive=disk0,addr=0x1.1,multifunction=on",
-        "virtio-blk-pci-non-transitional,drive=disk1,addr=0x1.2,multifunction=on",
+        "virtio-blk-pci-non-transitional,drive=disk0,werror=report,rerror=report,addr=0x1.1,multifunction=on",
+        "virtio-blk-pci-non-transitional,drive=disk1,werror=report,rerror=report,addr=0x1.2,multifunction=on",
         "virtconsole,chardev=console,nr=0",
         "virtserialport,chardev=channel,nr=1",
     ]

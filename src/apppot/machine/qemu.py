@@ -69,6 +69,7 @@ def kernel_arguments(accelerator: Accelerator, spec: MachineSpec) -> list[str]:
     """Return the guest kernel's command line; it holds no text of the user's."""
     arguments = [
         "console=hvc0",
+        "quiet",  # errors alone: every line waits for QEMU to take it
         "panic=-1",
         "reboot=t",
         "no_timer_check",
@@ -158,7 +159,8 @@ def _devices(spec: MachineSpec, given: Descriptors) -> Iterator[str]:
     yield f"virtio-serial{modern},max_ports=2"
     disks = [f"disk{n}" for n in range(len(given.layers))]
     for disk in (*disks, *(["scratch"] if given.scratch is not None else [])):
-        yield f"virtio-blk{modern},drive={disk}"
+        # By default QEMU holds a machine whose disk finds no room on the host, for ever.
+        yield f"virtio-blk{modern},drive={disk},werror=report,rerror=report"
     for n in range(len(spec.shares)):
         yield f"virtio-9p{modern},fsdev=share{n},mount_tag=share{n}"
     if given.network is not None:

@@ -69,7 +69,6 @@ def kernel_arguments(accelerator: Accelerator, spec: MachineSpec) -> list[str]:
     """Return the guest kernel's command line; it holds no text of the user's."""
     arguments = [
         "console=hvc0",
-        "quiet",  # errors alone: every line waits for QEMU to take it
         "panic=-1",
         "reboot=t",
         "no_timer_check",

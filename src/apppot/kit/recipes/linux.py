@@ -23,7 +23,7 @@ FIXED = {
 # C sources and headers there are not unpacked: neither kernel has anything of them. Their Kconfig
 # files and Makefiles stay: those of all drivers are read, and some of the other architectures'.
 UNUSED = (
-    *("drivers/accel", "drivers/clk", "drivers/gpu", "drivers/iio", "drivers/infiniband"),
+    *("drivers/accel", "drivers/clk", "drivers/gpu/drm/*", "drivers/iio", "drivers/infiniband"),
     *("drivers/media", "drivers/net/wireless", "drivers/pinctrl", "drivers/staging"),
     *("tools/testing", "tools/perf"),
 )

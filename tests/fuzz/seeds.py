@@ -58,7 +58,14 @@ def disk_inputs() -> list[bytes]:
     iso = b"\1CD001\1\0".ljust(40, b"\0") + b"config-2".ljust(32)
     table = bytes(512) + b"EFI PART" + struct.pack("<III", 0x10000, 92, 0)
     page = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
-    return [*specifications(ORDERS), answer(), page, fat.ljust(510, b"\0") + b"\x55\xaa", iso, table]
+    return [
+        *specifications(ORDERS),
+        answer(),
+        page,
+        fat.ljust(510, b"\0") + b"\x55\xaa",
+        iso,
+        table,
+    ]
 
 
 def member() -> bytes:

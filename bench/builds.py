@@ -43,7 +43,9 @@ CMD ["/bin/true"]
 
 def build(bench: Bench) -> list[Section]:
     """Build with each, in turn."""
-    with tempfile.TemporaryDirectory(prefix="apppot-bench-", dir="/var/tmp") as work:
+    with tempfile.TemporaryDirectory(
+        prefix="apppot-bench-", dir="/var/tmp", ignore_cleanup_errors=True
+    ) as work:
         context = os.path.join(work, "context")
         _context(context)
         _write(context, bench.image, BASE)

@@ -14,7 +14,7 @@ from bench.series import CaseError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-PATIENCE = 120.0  # seconds
+PATIENCE = 300.0  # seconds
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from apppot import kit
 from tests.certificates import Authority
 from tests.integration.registries import PROGRAM, publish, serving
 
@@ -41,7 +42,8 @@ class Site:
             "PATH": f"{home}/bin:{os.environ['PATH']}",
             "HOME": str(home),
             "APPPOT_STORE": str(home / "store"),
-            **{key: os.environ[key] for key in ("APPPOT_KIT", "PYTHONPATH") if key in os.environ},
+            "APPPOT_KIT": kit.locate(),  # HOME, where it may be, is another one
+            **{key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ},
         }
 
     def write(self, path: str, text: str, mode: int = 0o600) -> None:

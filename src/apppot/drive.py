@@ -7,7 +7,7 @@ import signal
 import time
 from enum import StrEnum
 
-from apppot import paths, process
+from apppot import process
 from apppot.agent import terminal
 from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.preparing import Preparing
@@ -15,7 +15,13 @@ from apppot.agent.session import Command, CommandResult, Session, State
 from apppot.agent.streams import let_go
 from apppot.agent.task import Task
 from apppot.control_server import ControlServer
-from apppot.ending import command_status, command_trouble, stage_hint
+from apppot.ending import (
+    command_status,
+    command_trouble,
+    disk_trouble,
+    out_of_memory,
+    stage_hint,
+)
 from apppot.errors import AppPotError, ExitStatus, MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine.placement import INTERVAL, Balancer
@@ -23,7 +29,6 @@ from apppot.machine.placement import INTERVAL, Balancer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import ExitStack
-    from re import Match
 
     from apppot.agent.preparing import Preparation
     from apppot.agent.spec import CommandSpec
@@ -44,8 +49,6 @@ POWER_OFF_PATIENCE = 30.0
 # TERMs that come within this time of the first are the same request, in seconds: a batch system
 # signals every process, and a script's trap passes on what we have been sent already.
 SAME_REQUEST = 1.0
-_OUT_OF_MEMORY = r"[Oo]ut of memory: Killed process \d+ \((.*?)\)"
-_DISK_ERROR = r"error[^\n]* dev(?:ice)? {0}\b|\(device {0}\)[^\n]* error"
 _FORCED = 128 + signal.SIGKILL
 
 
@@ -385,21 +388,9 @@ class Driver:
             yield f"the time limit of {self._time_limit:g} s was reached"
         elif self._cause is Source.FORCED:
             yield "the payload did not end after a TERM and was killed"
+        console = self._machine.console_tail
         if result and result.signal == signal.SIGKILL and not self._cause:
-            killed = self._console_says(_OUT_OF_MEMORY)
-            if killed:
-                yield (
-                    f"the guest ran out of memory and killed '{killed[1]}':"
-                    " give the machine more with --memory"
-                )
+            yield from out_of_memory(console())
         disk = os.path.basename(self._machine.guest.scratch)
-        if disk and self._console_says(_DISK_ERROR.format(disk)):
-            yield (
-                f"the scratch disk could not be written everywhere: is {paths.scratch_dir()} full?"
-                " (APPPOT_TMPDIR names another folder)"
-            )
-
-    def _console_says(self, pattern: str) -> Match[str] | None:
-        import re
-
-        return re.search(pattern, self._machine.console_tail())
+        if disk:
+            yield from disk_trouble(console(), disk)

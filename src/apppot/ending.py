@@ -5,11 +5,17 @@ from __future__ import annotations
 import errno
 import os
 
+from apppot import paths
 from apppot.errors import ExitStatus
 from apppot.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from apppot.agent.session import CommandResult
+
+_OUT_OF_MEMORY = r"[Oo]ut of memory: Killed process \d+ \((.*?)\)"
+_DISK_ERROR = r"error[^\n]* dev(?:ice)? {0}\b|\(device {0}\)[^\n]* error"
 
 
 def command_status(result: CommandResult | None) -> int:
@@ -49,3 +55,26 @@ def stage_hint(stage: str, text: str) -> str:
         "share": "check --bind and --job-dir",
         "protocol": "the kit and AppPot may not belong together: 'apppot kit build'",
     }.get(stage, "'apppot doctor' shows what works here; -v shows the guest's console")
+
+
+def out_of_memory(console: str) -> Iterator[str]:
+    """Yield whom the guest's kernel has killed for want of memory, if it says so."""
+    import re
+
+    killed = re.search(_OUT_OF_MEMORY, console)
+    if killed:
+        yield (
+            f"the guest ran out of memory and killed '{killed[1]}':"
+            " give the machine more with --memory"
+        )
+
+
+def disk_trouble(console: str, disk: str) -> Iterator[str]:
+    """Yield that the scratch disk could not be written, if the guest's kernel says so."""
+    import re
+
+    if re.search(_DISK_ERROR.format(disk), console):
+        yield (
+            f"the scratch disk could not be written everywhere: is {paths.scratch_dir()} full?"
+            " (APPPOT_TMPDIR names another folder)"
+        )

@@ -12,6 +12,7 @@ from apppot.agent.spec import CommandSpec, GuestUser
 from apppot.errors import AppPotError, UsageError
 from apppot.identity import Identity, identity
 from apppot.image import store
+from apppot.image.model import DEFAULT_PATH
 from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine import limits, placement, rundir
 from apppot.machine.choice import choose
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from apppot.machine.choice import Choice
 
 JOB = b"/job"
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATHS = ("/", "./", "../")  # an image that begins so is a raw disk
 
 

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.contract.harness import children
+from tests.contract.programs import compiled
 
 if TYPE_CHECKING:
     from tests.contract.harness import AppPot
-
-_PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "programs")
 
 
 @pytest.fixture
 def clocks(apppot: AppPot) -> str:
     """Compile the program into the job folder; return its name there."""
-    if not shutil.which("gcc"):
-        pytest.skip("gcc is needed to compile a test program")
-    source = os.path.join(_PROGRAMS, "clocks.c")
-    words = ["gcc", "-std=gnu17", "-O2", "-static", "-pthread", "-o", apppot.path("clocks"), source]
-    subprocess.run(words, check=True)
-    return "./clocks"
+    return compiled(apppot, "clocks", "gnu17")
 
 
 def _check(apppot: AppPot, clocks: str, word: str, *options: str) -> None:

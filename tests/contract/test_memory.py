@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.contract.programs import compiled
+
 if TYPE_CHECKING:
     from tests.contract.harness import AppPot
 
-_PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "programs")
 _PATIENCE = 300.0
 # Pages one by one, so that a machine gets as many mappings on the host as that allows, and more.
 _SINGLE = "thp_anon=16K,32K,64K,128K,256K,512K,1M:never"
@@ -22,12 +21,7 @@ _MODES = ("seccomp", "ptrace")
 @pytest.fixture
 def checker(apppot: AppPot) -> str:
     """Compile the program that checks every word, into the job folder; return its name there."""
-    if not shutil.which("gcc"):
-        pytest.skip("gcc is needed to compile a test program")
-    source = os.path.join(_PROGRAMS, "memory.c")
-    words = ["gcc", "-std=c17", "-O2", "-static", "-pthread", "-o", apppot.path("memory"), source]
-    subprocess.run(words, check=True)
-    return "./memory"
+    return compiled(apppot, "memory")
 
 
 def _check(apppot: AppPot, command: str, *options: str) -> None:

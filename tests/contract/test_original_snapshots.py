@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ from tests.contract.harness import read_until, stopping
 from tests.contract.originals import LONG, image_of, job, put, site, start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tests.contract.harness import AppPot
 
@@ -123,16 +124,23 @@ def test_damaged_archives(job: AppPot) -> None:
         assert "Traceback" not in done.complaint
 
 
-def test_snap_on_the_host(job: AppPot) -> None:
-    words = ("run", "--root", "--network", "none", image_of(job), "--", "sh", "-c")
-    script = "rm /old; echo new >/new; echo up; read line; cat /merged"
+@contextmanager
+def _waiting(job: AppPot, image: str, script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a script as root, and go on when it has said `up`."""
+    words = ("run", "--root", "--network", "none", image, "--", "sh", "-c", script)
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        job.verb(*words, script), cwd=job.job, env=job.environment, stdin=pipe, stdout=pipe
+        job.verb(*words), cwd=job.job, env=job.environment, stdin=pipe, stdout=pipe
     )
     with stopping(process):
         assert process.stdout
         read_until(process.stdout.fileno(), b"up\n")
+        yield process
+
+
+def test_snap_on_the_host(job: AppPot) -> None:
+    script = "rm /old; echo new >/new; echo up; read line; cat /merged"
+    with _waiting(job, image_of(job), script) as process:
         snap = (sys.executable, "-m", "apppot.legacy.snap")
         listed = job.call([*snap, "--dry-run", "changes", "s.changes.tar.gz"])
         assert "new" in listed.text.split(), listed.complaint
@@ -149,15 +157,8 @@ def test_snap_on_the_host(job: AppPot) -> None:
 
 
 def test_changes_files(job: AppPot) -> None:
-    words = ("run", "--root", "--network", "none", job.image, "--", "sh", "-c")
     script = "echo new >/opt/new; echo up; read line"
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        job.verb(*words, script), cwd=job.job, env=job.environment, stdin=pipe, stdout=pipe
-    )
-    with stopping(process):
-        assert process.stdout
-        read_until(process.stdout.fileno(), b"up\n")
+    with _waiting(job, job.image, script):
         (machine,) = job.machines()
         saved = job.call(job.verb("changes", "save", "my.changes", str(machine["id"])))
         assert saved.status == 0, saved.complaint

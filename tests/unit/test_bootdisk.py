@@ -17,7 +17,7 @@ import pytest
 from apppot import kit, paths, process
 from apppot.cli import export as cli
 from apppot.cli.parser import parse
-from apppot.errors import ImageError, KitError, UsageError
+from apppot.errors import AppPotError, ImageError, KitError, UsageError
 from apppot.image.bootdisk import convert, export, fat, gpt, linux, make, orders, ova, pe
 from apppot.image.bootdisk.convert import Format
 from apppot.image.model import Image, ImageConfig, Layer
@@ -306,8 +306,10 @@ def test_without_qemu_img_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(process, "CLEAN_PATH", "/nonexistent")
-    with pytest.raises(ImageError, match="qemu-img"):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(AppPotError, match="qemu-img") as caught:
         convert.program()
+    assert "qemu-utils" in caught.value.hint
 
 
 def test_options_of_disks_are_refused_elsewhere() -> None:

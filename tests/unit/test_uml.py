@@ -9,7 +9,7 @@ import pytest
 from apppot.agent.spec import GuestLayer
 from apppot.errors import MachineError
 from apppot.machine.ended import advice, diagnosis
-from apppot.machine.engine import disk_name
+from apppot.machine.guest import disk_name
 from apppot.machine.model import LayerFile, MachineSpec, Network, Share, UmlMode
 from apppot.machine.network import passt_arguments
 from apppot.machine.uml import (
@@ -102,6 +102,13 @@ def test_confine_arguments() -> None:
         assert part in text
     assert "--rw-fd 6" not in text
     assert "--rw-fd 9" not in text
+
+
+def test_only_a_disk_that_is_used_again_is_kept_safe_from_crashes() -> None:
+    given = Descriptors(3, 4, 5, (6, 7), scratch=10)
+    kept = guest_spec(_with(scratch_file="/disk"), given, ())
+    assert (kept.scratch, kept.scratch_is_kept) == ("/dev/ubdc", True)
+    assert not guest_spec(SPEC, given, ()).scratch_is_kept
 
 
 def test_guest_spec() -> None:

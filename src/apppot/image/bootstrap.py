@@ -17,6 +17,7 @@ from apppot.errors import ImageError, UsageError
 from apppot.image import debsources, erofs, inside, mmdebstrap, reference, writer
 from apppot.image.erofs import Compression
 from apppot.image.mmdebstrap import Mode
+from apppot.image.model import DEFAULT_PATH
 from apppot.image.store import Store, stores
 from apppot.image.workplace import workplace
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 DISTRIBUTIONS = ("debian", "ubuntu")
 # What people expect of a system that they log in to, and minbase lacks; `bare` leaves it out.
 USUAL = ("ca-certificates", "iproute2", "netbase", "procps", "sudo")
-PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NAMESPACE = "vnd.apppot."
 # The agent writes these at each start; mmdebstrap leaves the ones of the computer that it ran on.
 HOST_FILES = frozenset({"etc/hostname", "etc/resolv.conf"})
@@ -271,7 +271,7 @@ def configuration(system: System, layer_digest: str, epoch: int, history: str) -
         ),
         "os": "linux",
         "config": {
-            "Env": [PATH],
+            "Env": [f"PATH={DEFAULT_PATH}"],
             "Cmd": ["/bin/bash"],
             "Labels": {key: value for key, value in labels.items() if value},
         },

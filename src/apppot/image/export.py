@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import IO, TYPE_CHECKING
 
 from apppot import process, worker
-from apppot.errors import ImageError
 from apppot.image import aside, changes, erofs, saving, sif, store, tarstream
 
 if TYPE_CHECKING:
@@ -69,13 +67,9 @@ def merged(image: Image) -> Iterator[IO[bytes]]:
 
 
 def _squash_program() -> str:
-    found = shutil.which("sqfstar", path=process.CLEAN_PATH)
-    if not found:
-        raise ImageError(
-            "there is no sqfstar, which makes SquashFS file systems of archives",
-            hint="install squashfs-tools 4.5 or newer, or export as tar",
-        )
-    return found
+    return process.find_program(
+        "sqfstar", hint="install squashfs-tools 4.5 or newer, or export as tar"
+    )
 
 
 def _squash(archive: IO[bytes], target: str, folder: str) -> None:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
 from apppot.image import arrival, compressed, erofs, reference, tarwrite, writer
-from apppot.image.model import Layer
+from apppot.image.model import DEFAULT_PATH, Layer
 from apppot.image.saving import now
 from apppot.image.store import BLOBS, stores
 from apppot.image.tarread import (
@@ -30,7 +30,6 @@ from apppot.image.tarread import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SQUASHFS_MAGIC = b"hsqs"
 SQUASHFS_SIZE = 96  # of its superblock
 SIF_MAGIC = b"SIF_MAGIC\0"
@@ -169,7 +168,7 @@ def _configuration(settings: Settings, run: tuple[str, ...], content: str, sourc
     machine = platform.machine()
     env = settings.env
     if not any(each.startswith("PATH=") for each in env):
-        env = (PATH, *env)
+        env = (f"PATH={DEFAULT_PATH}", *env)
     cmd = settings.cmd or (() if settings.entrypoint else run)
     inner: dict[str, Any] = {
         "Env": list(env),

@@ -20,6 +20,7 @@ CONTENT = "vnd.apppot.content"  # of a layer's descriptor: what is in it, howeve
 CACHE = "vnd.apppot.cache"  # of an entry of the index: it is no image of the user's, and its key
 USED = "vnd.apppot.used"  # of such an entry: when it was used last
 BASE_NAME = "vnd.apppot.base.name"  # of a manifest
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # where no image says
 ORIGIN_DIGEST = "vnd.apppot.origin.digest"  # of a manifest and its entry: the registry's digest
 
 

@@ -121,9 +121,3 @@ class Hand:
     def single_file(self, number: int) -> bool:
         """Tell whether a descriptor is of something else than a folder."""
         return not stat.S_ISDIR(os.fstat(self.map[number]).st_mode)
-
-
-def disk_name(prefix: str, number: int) -> str:
-    """Return the guest's name of a disk: vda to vdz, then vdaa and so on."""
-    high, low = divmod(number, 26)
-    return prefix + (chr(ord("a") + high - 1) if high else "") + chr(ord("a") + low)

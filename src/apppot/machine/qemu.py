@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
 from _socket import socketpair
 from enum import StrEnum
 
 from apppot import kit, process
-from apppot.agent.spec import GuestLayer, GuestShare, GuestSpec
+from apppot.agent.spec import GuestShare, GuestSpec
 from apppot.errors import MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, replace
-from apppot.machine import network, scratch, virtual
-from apppot.machine.engine import Engine, Hand, Machine, disk_name
+from apppot.machine import guest, network, scratch, virtual
+from apppot.machine.engine import Engine, Hand, Machine
 from apppot.machine.model import MachineSpec, Network, Share
 from apppot.machine.rundir import CONSOLE, RunDir
 
@@ -202,33 +201,19 @@ def confine_arguments(
 
 def guest_spec(spec: MachineSpec, given: Descriptors) -> GuestSpec:
     """Return what the agent is asked to set up."""
-    disks = [f"/dev/{disk_name('vd', n)}" for n in range(len(given.layers) + 1)]
-    return GuestSpec(
-        hostname=spec.hostname,
-        layers=tuple(
-            GuestLayer(disk, layer.type, layer.offset, layer.size)
-            for disk, layer in zip(disks[:-1], spec.layers, strict=True)
-        ),
-        layer_is_root=spec.write_layer,
-        scratch=disks[-1] if given.scratch is not None else "",
-        scratch_is_kept=bool(spec.scratch_file),
-        shares=tuple(
-            GuestShare(
-                "9p",
-                f"share{n}",
-                share.target,
-                _9P,
-                share.read_only,
-                single_file=folder.file is not None,
-                part=folder.name,
-            )
-            for n, (share, folder) in enumerate(zip(spec.shares, given.shares, strict=True))
-        ),
-        network=network.guest_network(host_loopback=spec.host_loopback)
-        if spec.network is Network.USER
-        else None,
-        user=spec.user,
+    shares = tuple(
+        GuestShare(
+            "9p",
+            f"share{n}",
+            share.target,
+            _9P,
+            share.read_only,
+            single_file=folder.file is not None,
+            part=folder.name,
+        )
+        for n, (share, folder) in enumerate(zip(spec.shares, given.shares, strict=True))
     )
+    return guest.common(spec, "vd", shares, scratch=given.scratch is not None)
 
 
 class QemuEngine(Engine):
@@ -307,7 +292,7 @@ class QemuEngine(Engine):
                 hand.open(layer.path, writing, "the image's layer") for layer in spec.layers
             ),
             shares=tuple(_open_share(hand, share) for share in spec.shares),
-            scratch=_scratch_disk(spec, tools, hand),
+            scratch=scratch.give_disk(spec, tools, hand),
         )
 
     def explain(self, machine: Machine) -> MachineError:
@@ -320,16 +305,8 @@ class QemuEngine(Engine):
 def _open_share(hand: Hand, share: Share) -> Folder:
     """Open what is shared; a file is shared through its folder, of which nothing else is seen."""
     number = hand.open(share.source, os.O_PATH, "the shared folder")
-    if stat.S_ISDIR(os.fstat(hand.map[number]).st_mode):
+    if not hand.single_file(number):
         return Folder(number)
     folder, name = os.path.split(os.fsencode(share.source))
     above = hand.open(os.fsdecode(folder), os.O_PATH | os.O_DIRECTORY, "the folder of")
     return Folder(above, number, name)
-
-
-def _scratch_disk(spec: MachineSpec, tools: kit.Kit, hand: Hand) -> int | None:
-    if spec.scratch_file:
-        return hand.open(spec.scratch_file, os.O_RDWR, "the file of changes")
-    if spec.scratch is None:
-        return None
-    return hand.give(scratch.make_disk(spec.scratch, tools.file(kit.MKE2FS)))

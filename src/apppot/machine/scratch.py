@@ -7,7 +7,14 @@ import os
 
 from apppot import paths, process
 from apppot.errors import MachineError
+from apppot.kit import MKE2FS
+from apppot.lean import TYPE_CHECKING
 from apppot.machine.limits import show_size
+
+if TYPE_CHECKING:
+    from apppot.kit import Kit
+    from apppot.machine.engine import Hand
+    from apppot.machine.model import MachineSpec
 
 SMALLEST = 1 << 20
 # What is used again after its machine has a journal, and a crash costs it nothing.
@@ -76,3 +83,15 @@ def nameless_file(folder: str) -> int:
     descriptor, path = tempfile.mkstemp(prefix="apppot-scratch-", dir=folder)  # NFS, old kernels
     os.unlink(path)
     return descriptor
+
+
+def give_disk(spec: MachineSpec, tools: Kit, hand: Hand) -> int | None:
+    """Return the machine's number for its scratch disk, made or kept; None if it is in memory.
+
+    Raises MachineError.
+    """
+    if spec.scratch_file:
+        return hand.open(spec.scratch_file, os.O_RDWR, "the file of changes")
+    if spec.scratch is None:
+        return None
+    return hand.give(make_disk(spec.scratch, tools.file(MKE2FS)))

@@ -6,11 +6,11 @@ import os
 from _socket import socketpair  # `socket` takes 2 ms, and is loaded while the kernel boots
 
 from apppot import kit, process
-from apppot.agent.spec import GuestLayer, GuestShare, GuestSpec
+from apppot.agent.spec import GuestShare, GuestSpec
 from apppot.errors import MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, replace
-from apppot.machine import network, scratch
-from apppot.machine.engine import Engine, Hand, Machine, disk_name
+from apppot.machine import guest, network, scratch
+from apppot.machine.engine import Engine, Hand, Machine
 from apppot.machine.model import MachineSpec, Network, Share, UmlMode
 from apppot.machine.rundir import CONSOLE, RunDir
 
@@ -113,27 +113,13 @@ def confine_arguments(
 
 def guest_spec(spec: MachineSpec, given: Descriptors, single_files: tuple[bool, ...]) -> GuestSpec:
     """Return what the agent is asked to set up."""
-    disks = [f"/dev/{disk_name('ubd', n)}" for n in range(len(given.layers) + 1)]
-    return GuestSpec(
-        hostname=spec.hostname,
-        layers=tuple(
-            GuestLayer(disk, layer.type, layer.offset, layer.size)
-            for disk, layer in zip(disks[:-1], spec.layers, strict=True)
-        ),
-        layer_is_root=spec.write_layer,
-        scratch=disks[-1] if given.scratch is not None else "",
-        scratch_is_kept=bool(spec.scratch_file),
-        shares=tuple(
-            GuestShare("hostfs", f"share{n}", share.target, str(fd), share.read_only, single)
-            for n, (share, fd, single) in enumerate(
-                zip(spec.shares, given.shares, single_files, strict=True)
-            )
-        ),
-        network=network.guest_network(host_loopback=spec.host_loopback)
-        if spec.network is Network.USER
-        else None,
-        user=spec.user,
+    shares = tuple(
+        GuestShare("hostfs", f"share{n}", share.target, str(fd), share.read_only, single)
+        for n, (share, fd, single) in enumerate(
+            zip(spec.shares, given.shares, single_files, strict=True)
+        )
     )
+    return guest.common(spec, "ubd", shares, scratch=given.scratch is not None)
 
 
 class UmlEngine(Engine):
@@ -166,7 +152,7 @@ class UmlEngine(Engine):
             if spec.network is Network.USER:
                 passt_end, kernel_end = socketpair()
                 ours.callback(passt_end.close)
-                given = _with_network(given, hand.give(kernel_end.detach()))
+                given = replace(given, network=hand.give(kernel_end.detach()))
                 end = passt_end.fileno()
                 pid = network.start_passt(
                     tools, end, nothing, log, host_loopback=spec.host_loopback
@@ -207,29 +193,15 @@ class UmlEngine(Engine):
                 for layer in spec.layers
             ),
             shares=tuple(_open_share(hand, share) for share in spec.shares),
-            scratch=_scratch_disk(spec, tools, hand),
+            scratch=scratch.give_disk(spec, tools, hand),
         )
 
     def explain(self, machine: Machine) -> MachineError:
         """Tell a panic, a kill by the host, and a kernel that does not start from each other."""
-        end = machine.reap()
-        said = machine.console_tail()
         from apppot.machine import ended  # only for machines that die
 
-        return ended.error(end.status, said)
-
-
-def _scratch_disk(spec: MachineSpec, tools: kit.Kit, hand: Hand) -> int | None:
-    if spec.scratch_file:
-        return hand.open(spec.scratch_file, os.O_RDWR, "the file of changes")
-    if spec.scratch is None:
-        return None
-    return hand.give(scratch.make_disk(spec.scratch, tools.file(kit.MKE2FS)))
+        return ended.error(machine.reap().status, machine.console_tail())
 
 
 def _open_share(hand: Hand, share: Share) -> int:
     return hand.open(share.source, os.O_PATH, "the shared folder")
-
-
-def _with_network(given: Descriptors, number: int) -> Descriptors:
-    return replace(given, network=number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import struct
 import tempfile
 from enum import StrEnum
@@ -42,14 +41,8 @@ _DESCRIPTION = 20 * SECTOR  # of a VMDK, after its header
 
 
 def program() -> str:
-    """Return the path of qemu-img; raises ImageError."""
-    found = shutil.which("qemu-img", path=process.CLEAN_PATH)
-    if not found:
-        raise ImageError(
-            "there is no qemu-img, which converts disks",
-            hint="install qemu-utils (qemu-img), or export as raw",
-        )
-    return found
+    """Return the path of qemu-img, which converts disks; raises AppPotError."""
+    return process.find_program("qemu-img", hint="install qemu-utils (qemu-img), or export as raw")
 
 
 def convert(source: IO[bytes], target: IO[bytes], form: Format, identity: uuid.UUID) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from apppot.agent.frames import records
 from apppot.agent.spec import CommandSpec, GuestLayer, GuestSpec, Terminal
+from apppot.image.model import DEFAULT_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from apppot.image.model import ImageConfig
 
 MAGIC = b"APPPOT\0\2"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RUN = b"""umask 077 && f=$(mktemp /tmp/payload-XXXXXX) && cat >"$f" && chmod 700 "$f" &&
 umask 022 && exec "$f" </dev/null"""
 _SSH = b"""key=$(cat); server=$(command -v sshd) && umask 077 && mkdir -p /root/.ssh || exit 0
@@ -56,7 +56,7 @@ def machine(identities: Names, offsets: Sequence[int], hostname: str) -> GuestSp
 
 def runner(config: ImageConfig) -> CommandSpec:
     """Return the command that runs a script which it gets on its standard input."""
-    settings = {b"PATH": _PATH.encode()}
+    settings = {b"PATH": DEFAULT_PATH.encode()}
     for setting in map(str.encode, config.env):
         name, _, value = setting.partition(b"=")
         settings[name] = value
@@ -72,25 +72,22 @@ def runner(config: ImageConfig) -> CommandSpec:
 
 def ssh() -> CommandSpec:
     """Return the command that starts the image's SSH server, if any; the key is its input."""
-    return CommandSpec(
-        arguments=(b"/bin/sh", b"-c", _SSH),
-        environment=(f"PATH={_PATH}".encode(), b"HOME=/root"),
-        directory=b"/",
-        uid=0,
-        gid=0,
-        user="0",
-    )
+    return _as_root(_SSH, b"HOME=/root")
 
 
 def login() -> CommandSpec:
     """Return what each console shows: a shell of root's, as whoever has it has the machine."""
+    return _as_root(_SHELL, b"TERM=vt102", terminal=Terminal())
+
+
+def _as_root(script: bytes, setting: bytes, terminal: Terminal | None = None) -> CommandSpec:
     return CommandSpec(
-        arguments=(b"/bin/sh", b"-c", _SHELL),
-        environment=(f"PATH={_PATH}".encode(), b"TERM=vt102"),
+        arguments=(b"/bin/sh", b"-c", script),
+        environment=(f"PATH={DEFAULT_PATH}".encode(), setting),
         directory=b"/",
         uid=0,
         gid=0,
-        terminal=Terminal(),
+        terminal=terminal,
         user="0",
     )
 

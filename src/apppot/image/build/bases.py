@@ -39,7 +39,7 @@ class Base:
 def nothing() -> Base:
     """Return what `FROM scratch` begins from."""
     system, _, architecture = host_platform().partition("/")
-    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    path = f"PATH={model.DEFAULT_PATH}"
     document = {"architecture": architecture, "os": system, "config": {"Env": [path]}}
     return Base("", "", State(), document)
 

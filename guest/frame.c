@@ -38,14 +38,14 @@ void put_u64(uint8_t *bytes, uint64_t value)
 
 static const char *check_header(const struct frame *frame, unsigned flags)
 {
-    if (frame->type < FRAME_MACHINE || frame->type > FRAME_POWEROFF)
+    if (frame->type < FRAME_MACHINE || frame->type > FRAME_THAW)
         return "unknown frame type";
     bool specification = frame->type == FRAME_MACHINE || frame->type == FRAME_COMMAND;
     if ((flags & ~1u) != 0 || (frame->end && !specification))
         return "reserved flag in a frame";
     if (frame->length > FRAME_PAYLOAD_MAX)
         return "frame too long";
-    bool of_machine = frame->type == FRAME_MACHINE || frame->type == FRAME_POWEROFF;
+    bool of_machine = frame->type == FRAME_MACHINE || frame->type >= FRAME_POWEROFF;
     if (of_machine != (frame->id == 0))
         return "wrong id for this frame type";
     return NULL;
@@ -59,6 +59,8 @@ static const char *check_length(const struct frame *frame)
         [FRAME_CREDIT - FRAME_SIGNAL] = 5,
         [FRAME_CLOSE - FRAME_SIGNAL] = 1,
         [FRAME_POWEROFF - FRAME_SIGNAL] = 0,
+        [FRAME_FREEZE - FRAME_SIGNAL] = 8,
+        [FRAME_THAW - FRAME_SIGNAL] = 8 + 64,
     };
     if (frame->type >= FRAME_SIGNAL && frame->length != fixed[frame->type - FRAME_SIGNAL])
         return "wrong payload length for this frame type";

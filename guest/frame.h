@@ -23,6 +23,8 @@ enum frame_type {
     FRAME_CLOSE_INPUT = 9,
     FRAME_NOTICE = 10,
     FRAME_BYE = 11,
+    FRAME_FROZEN = 12,
+    FRAME_THAWED = 13,
     /* host to guest */
     FRAME_MACHINE = 64,
     FRAME_COMMAND = 65,
@@ -32,6 +34,8 @@ enum frame_type {
     FRAME_CREDIT = 69,
     FRAME_CLOSE = 70,
     FRAME_POWEROFF = 71,
+    FRAME_FREEZE = 72,
+    FRAME_THAW = 73,
 };
 
 enum stream { STREAM_STDIN = 0, STREAM_STDOUT = 1, STREAM_STDERR = 2 };

@@ -9,6 +9,7 @@
 
 #include "agent.h"
 #include "channel.h"
+#include "checkpoint.h"
 #include "command.h"
 #include "sink.h"
 #include "spec.h"
@@ -85,6 +86,12 @@ static const char *receive(const struct frame *frame)
 {
     if (frame->type == FRAME_POWEROFF)
         agent_power_off(true);
+    if (frame->type == FRAME_FREEZE)
+        return checkpoint_freeze(frame);
+    if (frame->type == FRAME_THAW)
+        return checkpoint_thaw(frame);
+    if (checkpoint_is_frozen())
+        return "frame for a frozen machine";
     if (frame->type == FRAME_MACHINE || frame->type == FRAME_COMMAND)
         return receive_specification(frame);
     return receive_for_command(frame);
@@ -144,6 +151,8 @@ static void watch_all(int children)
     int events = (channel_has_room_for_answers() ? POLLIN : 0) |
                  (channel_wants_to_write() ? POLLOUT : 0);
     watch(channel_fd(), events, (struct watch){WATCH_CHANNEL, 0, 0});
+    if (checkpoint_is_frozen())
+        return;
     watch(children, POLLIN, (struct watch){WATCH_CHILDREN, 0, 0});
     for (int i = 0; i < COMMANDS_MAX; i++)
         if (commands[i].state != COMMAND_FREE)
@@ -191,6 +200,18 @@ static void finish_commands(void)
     }
 }
 
+/* What was ready when poll(2) was called: streams, and commands that have ended. */
+static void serve_commands(int children)
+{
+    for (nfds_t i = 2; i < watched; i++)
+        if (polled[i].revents != 0)
+            handle(&watches[i], &polled[i]);
+    struct signalfd_siginfo ignored[8];
+    if (watched > 1 && polled[1].revents != 0 && read(children, ignored, sizeof ignored) > 0)
+        command_reap();
+    finish_commands();
+}
+
 _Noreturn void loop_serve(int children)
 {
     for (;;) {
@@ -201,13 +222,8 @@ _Noreturn void loop_serve(int children)
         if ((polled[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0)
             alive = channel_fill();
         receive_frames();
-        for (nfds_t i = 2; i < watched; i++)
-            if (polled[i].revents != 0)
-                handle(&watches[i], &polled[i]);
-        struct signalfd_siginfo ignored[8];
-        if (polled[1].revents != 0 && read(children, ignored, sizeof ignored) > 0)
-            command_reap();
-        finish_commands();
+        if (!checkpoint_is_frozen())
+            serve_commands(children);
         if (!channel_flush() || !alive)
             agent_power_off(false);
     }

@@ -18,6 +18,7 @@
 #include "agent.h"
 #include "builtin.h"
 #include "channel.h"
+#include "checkpoint.h"
 #include "command.h"
 #include "failure.h"
 #include "files.h"
@@ -26,7 +27,7 @@
 #include "network.h"
 #include "user.h"
 
-enum { PATIENCE_MILLISECONDS = 10000, PROTOCOL_VERSION = 1 };
+enum { PATIENCE_MILLISECONDS = 10000, PROTOCOL_VERSION = 1, CAN_FREEZE = 1 };
 
 static bool test_mode;
 bool agent_is_test(void)
@@ -89,18 +90,16 @@ static void send_hello(void)
     if (uname(&name) == 0)
         record_put_text(records, 3, name.release, strlen(name.release));
     record_put_number(records, 4, now);
+    record_put_number(records, 5, CAN_FREEZE);
     channel_send_magic();
     channel_send_records(FRAME_HELLO, 0);
 }
 
 static void set_clock(uint64_t nanoseconds)
 {
-    struct timespec now = {
-        .tv_sec = (time_t)(nanoseconds / 1000000000u),
-        .tv_nsec = (long)(nanoseconds % 1000000000u),
-    };
-    if (nanoseconds != 0 && clock_settime(CLOCK_REALTIME, &now) != 0)
-        channel_notice(0, "the machine's clock cannot be set: %s", strerror(errno));
+    int error = nanoseconds == 0 ? 0 : checkpoint_set_clock(nanoseconds);
+    if (error != 0)
+        channel_notice(0, "the machine's clock cannot be set: %s", strerror(error));
 }
 
 void agent_build_machine(uint8_t *bytes, size_t size)
@@ -196,6 +195,7 @@ static int open_channel(const char *device)
 static void begin_machine(void)
 {
     machine_mount_early();
+    checkpoint_open();
     open_standard_descriptors();
     raise_limits();
     set_kernel_value("/proc/self/oom_score_adj", "-1000");

@@ -11,7 +11,7 @@ static void use(const struct frame *frame, const uint8_t *end)
 {
     assert(frame->payload + frame->length <= end);
     assert(frame->length <= FRAME_PAYLOAD_MAX);
-    assert((frame->id == 0) == (frame->type == FRAME_MACHINE || frame->type == FRAME_POWEROFF));
+    assert((frame->id == 0) == (frame->type == FRAME_MACHINE || frame->type >= FRAME_POWEROFF));
     switch (frame->type) {
     case FRAME_SIGNAL: assert(frame_signal(frame) >= 1 && frame_signal(frame) <= 64); break;
     case FRAME_RESIZE: (void)frame_window_size(frame); break;

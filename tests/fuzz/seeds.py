@@ -27,7 +27,7 @@ COMMAND: list[tuple[int, Value]] = [
 FRAMES = [
     (64, 1, 0, b"records"), (65, 0, 1, b"first piece"), (65, 1, 1, b"second"), (66, 0, 1, b"input"),
     (66, 0, 1, b""), (67, 0, 1, b"\x0f"), (68, 0, 1, bytes(8)), (69, 0, 1, b"\1\0\0\1\0"),
-    (70, 0, 1, b"\2"), (71, 0, 0, b""),
+    (70, 0, 1, b"\2"), (71, 0, 0, b""), (72, 0, 0, bytes(8)), (73, 0, 0, bytes(72)),
 ]  # fmt: skip
 ACCOUNTS = [
     b"\4root" + b"root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1::/usr/sbin:/bin/sh\n",

@@ -34,6 +34,8 @@ class Type(IntEnum):
     CLOSE_INPUT = 9
     NOTICE = 10
     BYE = 11
+    FROZEN = 12
+    THAWED = 13
     MACHINE = 64
     COMMAND = 65
     STDIN = 66
@@ -42,6 +44,8 @@ class Type(IntEnum):
     CREDIT = 69
     CLOSE = 70
     POWEROFF = 71
+    FREEZE = 72
+    THAW = 73
 
 
 @dataclass(frozen=True)

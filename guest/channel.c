@@ -60,6 +60,7 @@ int channel_open(const char *device)
     struct termios mode;
     if (tcgetattr(fd, &mode) == 0) {
         cfmakeraw(&mode);
+        cfsetspeed(&mode, B115200); /* a serial port's fastest; others have none */
         mode.c_cflag |= CLOCAL | CREAD;
         mode.c_cflag &= ~(tcflag_t)HUPCL;
         mode.c_cc[VMIN] = 1;

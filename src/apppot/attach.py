@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from apppot.agent import terminal
 from apppot.agent.loop import READ, Loop, Signals
-from apppot.agent.session import CommandResult
+from apppot.agent.results import CommandResult
 from apppot.agent.streams import let_go
 from apppot.control import ControlClient
 from apppot.drive import RELAYED

@@ -11,7 +11,7 @@ from apppot import process
 from apppot.agent import terminal
 from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.preparing import Preparing
-from apppot.agent.session import Command, CommandResult, Session, State
+from apppot.agent.session import Command, Session, State
 from apppot.agent.streams import let_go
 from apppot.agent.task import Task
 from apppot.control_server import ControlServer
@@ -23,14 +23,16 @@ from apppot.ending import (
     stage_hint,
 )
 from apppot.errors import AppPotError, ExitStatus, MachineError
-from apppot.lean import TYPE_CHECKING, dataclass, replace
+from apppot.lean import TYPE_CHECKING, replace
 from apppot.machine.placement import INTERVAL, Balancer
+from apppot.outcome import Outcome, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import ExitStack
 
     from apppot.agent.preparing import Preparation
+    from apppot.agent.results import CommandResult
     from apppot.agent.spec import CommandSpec
     from apppot.machine.engine import Engine, Machine
     from apppot.run import Capture
@@ -59,36 +61,6 @@ class Phase(StrEnum):
     RUNNING = "running"
     ENDING = "ending"
     DOWN = "down"
-
-
-class Source(StrEnum):
-    """Who decided the exit status (the report's `source`)."""
-
-    PAYLOAD = "payload"
-    TIME_LIMIT = "time-limit"
-    FORCED = "forced"
-    APPPOT = "apppot"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. Times in seconds, since the guest kernel's start unless said otherwise."""
-
-    status: int
-    source: Source
-    result: CommandResult | None
-    message: str = ""
-    hint: str = ""
-    notes: tuple[str, ...] = ()
-    firmware_time: float | None = None  # from the launch to the guest kernel's start
-    hello_time: float | None = None
-    ready_time: float | None = None
-    start_time: float | None = None
-    guest_memory: int = 0
-    host_cpu_time: float = 0.0
-    host_peak_memory: int = 0
-    kernel: str = ""
-    captured: bool = False  # the changes were archived, wholly
 
 
 class Driver:

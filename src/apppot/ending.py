@@ -12,7 +12,7 @@ from apppot.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from apppot.agent.session import CommandResult
+    from apppot.agent.results import CommandResult
 
 _OUT_OF_MEMORY = r"[Oo]ut of memory: Killed process \d+ \((.*?)\)"
 _DISK_ERROR = r"error[^\n]* dev(?:ice)? {0}\b|\(device {0}\)[^\n]* error"

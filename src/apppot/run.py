@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from apppot.agent.preparing import Preparation
-    from apppot.drive import Outcome
     from apppot.image.model import Image, ImageConfig, Layer
     from apppot.image.saving import Wanted
     from apppot.machine.choice import Choice
+    from apppot.outcome import Outcome
 
 JOB = b"/job"
 _PATHS = ("/", "./", "../")  # an image that begins so is a raw disk

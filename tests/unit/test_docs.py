@@ -113,7 +113,7 @@ def test_every_exit_status_is_listed() -> None:
 
 
 def test_sources_of_statuses_are_listed() -> None:
-    from apppot.drive import Source
+    from apppot.outcome import Source
 
     for page in ("docs/reference/exit-statuses.md", "docs/reference/report.md"):
         assert all(f"`{source}`" in read(page) for source in Source)
@@ -128,7 +128,7 @@ def _keys(value: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_key_of_the_report_is_listed() -> None:
-    from apppot.drive import Outcome, Source
+    from apppot.outcome import Outcome, Source
     from apppot.report import report
     from apppot.run import Finished
 

@@ -71,7 +71,7 @@ def test_before_the_magic_nothing_is_kept(noise: bytes) -> None:
     "header",
     [
         struct.pack("<BBHI", 0, 0, 1, 0),
-        struct.pack("<BBHI", 12, 0, 1, 0),
+        struct.pack("<BBHI", 14, 0, 1, 0),
         struct.pack("<BBHI", 64, 0, 0, 0),  # the host's own
         struct.pack("<BBHI", 5, 1, 1, 0),  # a reserved flag
         struct.pack("<BBHI", 5, 0, 1, 65537),

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import apppot.run
-from apppot.drive import Outcome, Source
 from apppot.errors import AppPotError, ImageError, MachineError
 from apppot.image import bootstrap, inside, mmdebstrap
 from apppot.image.mmdebstrap import Mode, Plan
 from apppot.image.store import Store
 from apppot.machine import probes
+from apppot.outcome import Outcome, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable

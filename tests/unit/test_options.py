@@ -7,7 +7,7 @@ import os
 import pytest
 
 from apppot.agent.frames import parse_records
-from apppot.agent.session import CommandResult
+from apppot.agent.results import CommandResult
 from apppot.agent.spec import CommandSpec, Terminal
 from apppot.cli.options import request_from
 from apppot.cli.parser import parse

@@ -112,7 +112,7 @@ def test_a_commands_whole_life(stage: Stage) -> None:
     stage.descriptors.remove(feed)
     stage.turn(lambda: command.started_at == 5.0)
     assert stage.agent.hear() == (Kind.STDIN, 1, b"input")
-    stage.turn(lambda: command._source is not None and command._source.ended)
+    stage.turn(lambda: command.source is not None and command.source.ended)
     assert stage.agent.hear() == (Kind.STDIN, 1, b"")
     stage.agent.say(Kind.STDOUT, 1, b"output")
     stage.agent.say(Kind.STDOUT, 1)

@@ -38,6 +38,8 @@ class Kind(IntEnum):
     GUEST_CLOSE = 9
     NOTICE = 10
     BYE = 11
+    FROZEN = 12
+    THAWED = 13
     MACHINE = 64
     COMMAND = 65
     STDIN = 66
@@ -46,9 +48,11 @@ class Kind(IntEnum):
     CREDIT = 69
     CLOSE = 70
     POWEROFF = 71
+    FREEZE = 72
+    THAW = 73
 
 
-_FROM_GUEST = {int(kind): kind for kind in Kind if kind <= Kind.BYE}
+_FROM_GUEST = {int(kind): kind for kind in Kind if kind <= Kind.THAWED}
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,10 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._opened = False
+
+    def opened(self) -> None:
+        """Expect no magic: the agent has said it to another one."""
+        self._opened = True
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that `data` completes; raises ProtocolError."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
 from enum import StrEnum
 
 from apppot.agent import frames
 from apppot.agent.frames import Frame, Kind
 from apppot.agent.loop import READ, WRITE, Loop, broken, would_block
+from apppot.agent.results import CommandResult, failure_of, result_of
 from apppot.agent.streams import Sink, Source
 from apppot.errors import MachineError, ProtocolError
-from apppot.lean import TYPE_CHECKING, dataclass
+from apppot.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from apppot.agent.results import Failure
     from apppot.agent.spec import CommandSpec, GuestSpec
 
 READ_SIZE = 1 << 18
@@ -30,33 +31,6 @@ class State(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True)
-class CommandResult:
-    """How a command ended; times in seconds, memory in bytes."""
-
-    code: int | None = None
-    signal: int | None = None
-    failure: str = ""
-    failure_errno: int = 0
-    core_dumped: bool = False
-    user_time: float = 0.0
-    system_time: float = 0.0
-    peak_memory: int = 0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why the machine is unusable."""
-
-    stage: str
-    text: str
-    errno: int
-
-    def __str__(self) -> str:
-        reason = f": {os.strerror(self.errno)}" if self.errno else ""
-        return f"{self.text}{reason}"
-
-
 class Command:
     """One command in the machine, and its streams on the host."""
 
@@ -69,29 +43,34 @@ class Command:
         self.on_flush: Callable[[], None] = lambda: None
         self.on_output_end: Callable[[int], None] = lambda _: None
         self.output_error: OSError | None = None
+        self.sinks: dict[int, Sink] = {}
+        self.source: Source | None = None
         self._session = session
         self._stdio = stdio
-        self._sinks: dict[int, Sink] = {}
-        self._source: Source | None = None
 
-    def open_streams(self, *, terminal: bool) -> None:
+    def connect(self, streams: tuple[int, ...]) -> None:
         """Connect the host's descriptors; the command is not asked to start before this."""
         loop = self._session.loop
-        for stream in (_STDOUT,) if terminal else (_STDOUT, _STDERR):
-            self._sinks[stream] = Sink(
+        for stream in streams:
+            self.sinks[stream] = Sink(
                 loop,
                 self._stdio[stream],
                 passed_on=lambda amount, stream=stream: self._credit(stream, amount),  # type: ignore[misc]
                 gone=lambda error, stream=stream: self._reader_gone(stream, error),  # type: ignore[misc]
             )
+            self.sinks[stream].on_flush = self._drained
 
-            self._sinks[stream].on_flush = self._drained
+    def begin(self, credit: int | None = frames.WINDOW) -> None:
+        """Start relaying, once the guest has been asked to start the command.
 
-    def begin(self) -> None:
-        """Start relaying, once the guest has been asked to start the command."""
-        for sink in self._sinks.values():
+        So much input may be sent; None: no more.
+        """
+        for sink in self.sinks.values():
             sink.fail()
-        self._source = Source(self._session.loop, self._stdio[0], arrived=self._input)
+        if credit is not None:
+            self.source = Source(
+                self._session.loop, self._stdio[0], arrived=self._input, credit=credit
+            )
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the command's process group."""
@@ -107,41 +86,42 @@ class Command:
     @property
     def flushed(self) -> bool:
         """Whether all output has reached the host's descriptors."""
-        return all(sink.idle for sink in self._sinks.values())
+        return all(sink.idle for sink in self.sinks.values())
 
     def close(self) -> None:
         """Give the host's descriptors back."""
-        for sink in self._sinks.values():
+        for sink in self.sinks.values():
             sink.close()
-        if self._source:
-            self._source.close()
+        if self.source:
+            self.source.close()
 
     def handle(self, frame: Frame) -> None:
         """Act on a frame for this command; raises ProtocolError."""
         payload = frame.payload
         match frame.kind:
             case Kind.STDOUT | Kind.STDERR:
-                self._output(_STDOUT if frame.kind is Kind.STDOUT else _STDERR, payload)
+                self.output(_STDOUT if frame.kind is Kind.STDOUT else _STDERR, payload)
             case Kind.GUEST_CREDIT:
                 _, amount = frames.parse_credit(payload)
-                if self._source:
-                    self._source.grant(amount)
+                if self.source:
+                    self.source.grant(amount)
             case Kind.GUEST_CLOSE:
-                if self._source:
-                    self._source.close()
+                if self.source:
+                    self.source.close()
             case Kind.STARTED:
                 self.state = State.RUNNING
                 self.started_at = frames.number(frames.parse_records(payload), 1) / 1e9
             case Kind.EXITED:
-                self._end(_command_result(payload))
+                self._end(result_of(payload))
             case Kind.FAILED:
-                found = _failure(payload)
+                found = failure_of(payload)
                 self._end(CommandResult(failure=found.text, failure_errno=found.errno))
             case _:
                 raise ProtocolError(f"the guest agent sent {frame.kind.name} for a command")
 
-    def _output(self, stream: int, data: bytes) -> None:
-        sink = self._sinks.get(stream)
+    def output(self, stream: int, data: bytes) -> None:
+        """Take what the command has written; nothing is the end."""
+        sink = self.sinks.get(stream)
         if sink and data:
             sink.feed(data)
         elif sink:
@@ -150,8 +130,8 @@ class Command:
     def _end(self, result: CommandResult) -> None:
         self.state = State.ENDED
         self.result = result
-        if self._source:
-            self._source.close()
+        if self.source:
+            self.source.close()
         self.on_end(self)
 
     def _drained(self) -> None:
@@ -192,6 +172,9 @@ class Session:
         self.on_ready: Callable[[], None] = lambda: None
         self.on_end: Callable[[], None] = lambda: None
         self.on_notice: Callable[[str], None] = lambda _: None
+        self.on_frozen: Callable[[], None] = lambda: None
+        self.on_thawed: Callable[[dict[int, bytes]], None] = lambda _: None
+        self.held: bytearray | None = None  # at a standstill, what waits to be said
         self._channel = channel
         self._decoder = frames.Decoder()
         self._outgoing = bytearray()
@@ -247,13 +230,23 @@ class Session:
         """Ask for a command whose streams are relayed to and from the descriptors `stdio`."""
         pieces = list(frames.encode_specification(Kind.COMMAND, self._next, spec.encode()))
         command = Command(self, self._next, stdio)
-        command.open_streams(terminal=spec.terminal is not None)
+        command.connect((_STDOUT,) if spec.terminal else (_STDOUT, _STDERR))
         self.commands[self._next] = command
         self._next += 1
         for piece in pieces:
             self.send_raw(piece)
         command.begin()
         return command
+
+    @property
+    def next_ident(self) -> int:
+        """The next command's number; none is used twice."""
+        return self._next
+
+    def continued(self, next_ident: int) -> None:
+        """Go on with another session's conversation."""
+        self._decoder.opened()
+        self._next = next_ident
 
     def power_off(self) -> None:
         """Ask the agent to end everything and say goodbye."""
@@ -266,6 +259,9 @@ class Session:
     def send_raw(self, data: bytes) -> None:
         """Send frames that are already encoded; dropped if the channel is gone."""
         if not self._open:
+            return
+        if self.held is not None:
+            self.held += data
             return
         if not self._outgoing:
             data = data[self._write(data) :]
@@ -347,38 +343,16 @@ class Session:
                 self.ready = frames.parse_records(frame.payload)
                 self.on_ready()
             case Kind.FAILED:
-                self.failure = _failure(frame.payload)
+                self.failure = failure_of(frame.payload)
                 self.on_end()
             case Kind.NOTICE:
                 self.on_notice(frame.payload.decode("utf-8", "replace"))
             case Kind.BYE:
                 self.bye = frames.parse_records(frame.payload)
                 self.on_end()
+            case Kind.FROZEN:
+                self.on_frozen()
+            case Kind.THAWED:
+                self.on_thawed(frames.parse_records(frame.payload))
             case _:
                 raise ProtocolError(f"the guest agent sent {frame.kind.name} for no command")
-
-
-def _failure(payload: bytes) -> Failure:
-    found = frames.parse_records(payload)
-    return Failure(
-        stage=found.get(2, b"").decode("utf-8", "replace"),
-        text=found.get(4, b"").decode("utf-8", "replace"),
-        errno=frames.number(found, 3),
-    )
-
-
-def _command_result(payload: bytes) -> CommandResult:
-    found = frames.parse_records(payload)
-    code, number = (frames.number(found, tag) if tag in found else None for tag in (6, 7))
-    if (code is None) == (number is None) or not 0 <= (code or 0) <= 255:  # noqa: PLR2004
-        raise ProtocolError("the guest agent sent a result without a valid exit status")
-    if number is not None and not 0 < number < signal.NSIG:
-        raise ProtocolError(f"the guest agent reported signal {number}")
-    return CommandResult(
-        code=code,
-        signal=number,
-        core_dumped=bool(frames.number(found, 8)),
-        user_time=frames.number(found, 9) / 1e6,
-        system_time=frames.number(found, 10) / 1e6,
-        peak_memory=frames.number(found, 11),
-    )

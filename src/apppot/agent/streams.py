@@ -68,6 +68,16 @@ class Sink:
             self.error = error
 
     @property
+    def open(self) -> bool:
+        """Whether more may come: the guest has not ended the stream, and somebody reads it."""
+        return self._own >= 0 and self.error is None and self._then is None
+
+    @property
+    def waiting(self) -> bytes:
+        """What has come and has not been written yet."""
+        return bytes(self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Whether everything that came has been written, or never will be."""
         return not self._waiting
@@ -138,10 +148,17 @@ class Sink:
 class Source:
     """Where a command's input comes from: standard input of the host's side."""
 
-    def __init__(self, loop: Loop, descriptor: int, *, arrived: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        descriptor: int,
+        *,
+        arrived: Callable[[bytes], None],
+        credit: int = WINDOW,
+    ) -> None:
         self._loop = loop
         self._arrived = arrived
-        self._credit = WINDOW
+        self.credit = credit  # bytes that may be read
         self._own = -1
         self._step = MAX_PAYLOAD
         self._watched = False
@@ -157,7 +174,7 @@ class Source:
 
     def grant(self, amount: int) -> None:
         """Let `amount` more bytes be read."""
-        self._credit += amount
+        self.credit += amount
         self._resume()
 
     def close(self) -> None:
@@ -169,7 +186,7 @@ class Source:
             self._own = -1
 
     def _resume(self) -> None:
-        if not self.ended and not self._watched and self._credit > 0:
+        if not self.ended and not self._watched and self.credit > 0:
             self._loop.watch(self._own, READ, self._ready)
             self._watched = True
 
@@ -180,7 +197,7 @@ class Source:
 
     def _ready(self, _: int) -> None:
         try:
-            data = os.read(self._own, min(self._credit, self._step))
+            data = os.read(self._own, min(self.credit, self._step))
         except OSError as error:
             if would_block(error):
                 return
@@ -188,8 +205,8 @@ class Source:
         if not data:
             self._end()
             return
-        self._credit -= len(data)
-        if self._credit <= 0:
+        self.credit -= len(data)
+        if self.credit <= 0:
             self._pause()
         self._arrived(data)
 

@@ -131,9 +131,9 @@ def run(
 
     The machine's image is `base`; otherwise it is like `mmdebstrap.run`.
     """
-    from apppot.drive import Source
     from apppot.machine import probes
     from apppot.machine.model import UmlMode
+    from apppot.outcome import Source
     from apppot.run import RunRequest
     from apppot.run import run as run_machine
 

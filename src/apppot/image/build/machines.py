@@ -20,8 +20,8 @@ from apppot.run import run as run_machine
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from apppot.drive import Outcome
     from apppot.image.build.model import Run
+    from apppot.outcome import Outcome
 
 DISK = 64 << 30  # takes space only as it fills
 MEMORY = 1 << 30

@@ -10,7 +10,6 @@ import tempfile
 from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING
 
-from apppot.drive import Source
 from apppot.errors import AppPotError, ImageError, MachineError
 from apppot.image import erofs
 from apppot.image.build import bases, cache, context, fetching, machines, packing
@@ -18,6 +17,7 @@ from apppot.image.build.cache import State
 from apppot.image.build.model import Copy, Folder, Run
 from apppot.image.containerfile import error
 from apppot.image.model import Layer
+from apppot.outcome import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _FORMATS = ("tar", "oci", "squashfs", "sif", "erofs")
 _DISKS = ("raw", "qcow2", "vmdk", "vdi", "vhd", "ova")
+_CONFIGURATIONS = ("xen-cfg", "libvirt-xml")
 _FIRMWARE = ("bios", "uefi", "both")
 
 
@@ -21,11 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         "-f",
-        choices=_FORMATS + _DISKS,
+        choices=_FORMATS + _DISKS + _CONFIGURATIONS,
         required=True,
         help="tar: all layers as one archive; oci: as 'save' does; squashfs, sif (Apptainer) and"
         " erofs: all layers as one file system; raw, qcow2, vmdk, vdi, vhd and ova: a disk that"
-        " boots",
+        " boots; xen-cfg and libvirt-xml: a configuration for xl or libvirt, with such a disk, and"
+        " what else it needs, beside it",
     )
     disk = parser.add_argument_group("disks that boot")
     disk.add_argument(
@@ -51,13 +53,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a public key that may log in as root, if the image has an sshd",
     )
     disk.add_argument("--hostname", metavar="NAME", help="default: apppot")
+    disk.add_argument(
+        "--host-folder",
+        metavar="DIR",
+        help="xen-cfg, libvirt-xml: where the files will lie on the hypervisor's host; default:"
+        " where they are written",
+    )
 
 
 def main(options: argparse.Namespace) -> int:
     """Write the file."""
     from apppot.agent import terminal
+    from apppot.errors import UsageError
     from apppot.image.sizes import human
 
+    if options.format in _CONFIGURATIONS:
+        return _configure(options)
+    if options.host_folder:
+        raise UsageError("--host-folder is for configurations", hint="xen-cfg or libvirt-xml")
     if options.format in _DISKS:
         from apppot.image.bootdisk import export as disks
         from apppot.image.bootdisk.convert import Format as DiskFormat
@@ -70,6 +83,23 @@ def main(options: argparse.Namespace) -> int:
         _refuse(options)
         size = export.export(options.image, export.Format(options.format), options.output)
     terminal.tell(f"{options.output}: {human(size)}")
+    return 0
+
+
+def _configure(options: argparse.Namespace) -> int:
+    """Write a configuration and what belongs to it."""
+    import os
+
+    from apppot.agent import terminal
+    from apppot.image.bootdisk import export as disks
+    from apppot.image.sizes import human
+
+    form = disks.Configuration(options.format)
+    request = _request(options)
+    for path in disks.configure(
+        options.image, form, options.output, request, options.host_folder or ""
+    ):
+        terminal.tell(f"{path}: {human(os.path.getsize(path))}")
     return 0
 
 

@@ -118,7 +118,7 @@ def make(image: Image, tools: Kit, request: Request, target: int) -> int:
     for layer in image.layers:
         if layer.type:
             raise ImageError(f"a layer of {image.name} is {layer.type}, and not EROFS")
-    identities = orders.names(f"{image.digest} {request!r}")
+    identities = names(image, request)
     offsets, length = _stack([layer.size for layer in image.layers])
     content = orders.encode(
         orders.machine(identities, offsets, request.hostname),
@@ -130,7 +130,7 @@ def make(image: Image, tools: Kit, request: Request, target: int) -> int:
     program = pe.make(
         boot.efi,
         {
-            ".cmdline": _command_line(identities, request).encode("utf-16-le") + b"\0\0",
+            ".cmdline": command_line(identities, request).encode("utf-16-le") + b"\0\0",
             ".initrd": boot.initrd,
             ".linux": boot.kernel.image,
         },
@@ -147,7 +147,7 @@ def make(image: Image, tools: Kit, request: Request, target: int) -> int:
     os.ftruncate(target, sectors * SECTOR)
     code = b""
     if request.firmware is not Firmware.UEFI:
-        line = _command_line(identities, request).encode()
+        line = command_line(identities, request).encode()
         code = linux.boot_sector(boot.bios, _TABLE)
         _put(target, _TABLE, _bios(boot, line, program, esp + volume.content))
     _put(target, 0, gpt.head(identities.disk, plan.entries, sectors, code))
@@ -159,6 +159,11 @@ def make(image: Image, tools: Kit, request: Request, target: int) -> int:
     _format(tools, target, identities.data, data * SECTOR, plan.entries[-1].count * SECTOR)
     _put(target, sectors - gpt.TABLE_SECTORS, gpt.tail(identities.disk, plan.entries, sectors))
     return sectors * SECTOR
+
+
+def names(image: Image, request: Request) -> orders.Names:
+    """Return the identities of a disk's parts."""
+    return orders.names(f"{image.digest} {request!r}")
 
 
 def _read_boot(tools: Kit) -> _Boot:
@@ -183,7 +188,8 @@ def _part(identities: orders.Names, name: str) -> uuid.UUID:
     return uuid.uuid5(identities.disk, name)
 
 
-def _command_line(identities: orders.Names, request: Request) -> str:
+def command_line(identities: orders.Names, request: Request) -> str:
+    """Return the kernel's command line for a disk with these identities."""
     return " ".join(
         (
             *("apppot.channel=exec:/keeper", f"apppot.disk={identities.orders}"),

@@ -22,29 +22,37 @@ static void attribute_path(char *text, size_t size, int folder, const char *name
     snprintf(text, size, "/proc/self/fd/%d/%s", folder, name);
 }
 
-static bool one_attribute(const char *path, const char *name, struct tar_records *records)
+static bool one_attribute(int fd, const char *path, const char *name, struct tar_records *records)
 {
     static char value[XATTR_SIZE_MAX];
     if (strncmp(name, overlay_notes, sizeof overlay_notes - 1) == 0)
         return true;
-    ssize_t size = lgetxattr(path, name, value, sizeof value);
+    ssize_t size = fd >= 0 ? fgetxattr(fd, name, value, sizeof value)
+                           : lgetxattr(path, name, value, sizeof value);
     if (size < 0)
         return errno == ENODATA || errno == EOPNOTSUPP;
     return tar_record(records, "SCHILY.xattr.", name, value, (size_t)size);
 }
 
-bool contents_attributes(int folder, const char *name, struct tar_records *records)
+/* Of an open file, or else of what is at the path. */
+static bool attributes(int fd, const char *path, struct tar_records *records)
 {
     static char names[XATTR_LIST_MAX];
-    char path[64 + 256];
-    attribute_path(path, sizeof path, folder, name);
-    ssize_t size = llistxattr(path, names, sizeof names);
+    ssize_t size = fd >= 0 ? flistxattr(fd, names, sizeof names)
+                           : llistxattr(path, names, sizeof names);
     if (size < 0)
         return errno == EOPNOTSUPP || errno == ENOSYS || errno == ENOENT;
     for (const char *at = names; at < names + size; at += strlen(at) + 1)
-        if (!one_attribute(path, at, records))
+        if (!one_attribute(fd, path, at, records))
             return false;
     return true;
+}
+
+bool contents_attributes(int folder, const char *name, struct tar_records *records)
+{
+    char path[64 + 256];
+    attribute_path(path, sizeof path, folder, name);
+    return attributes(-1, path, records);
 }
 
 /* Exactly `size` bytes: a file that has become shorter ends in zeros. */
@@ -156,7 +164,7 @@ bool contents_file(struct tar_entry *entry, int folder, const char *name, const 
     const int flags = O_RDONLY | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK | O_NOATIME | O_CLOEXEC;
     records.size = 0;
     int fd = openat(folder, name, flags);
-    if (fd < 0 || !contents_attributes(folder, name, &records))
+    if (fd < 0 || !attributes(fd, NULL, &records))
         return false;
     uint64_t size = (uint64_t)found->st_size;
     bool good = true, sparse = false;

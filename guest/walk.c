@@ -1,7 +1,6 @@
 /* Walks through a folder and writes what it finds to a tar archive. */
 #include "walk.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
@@ -17,6 +16,7 @@
 
 #include "contents.h"
 #include "dump.h"
+#include "listing.h"
 #include "made.h"
 #include "overlay.h"
 
@@ -267,21 +267,12 @@ static bool walk_one(struct walk *walk, struct folder *folder, const char *name,
 
 static bool walk_folder(struct walk *walk, struct folder *folder, bool overlay)
 {
-    int copy = openat(folder->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *listing = copy >= 0 ? fdopendir(copy) : NULL;
-    if (listing == NULL)
+    struct listing listing;
+    if (!listing_read(&listing, folder->fd, overlay))
         return stop(walk);
     bool good = true;
-    for (struct dirent *entry; good;) {
-        errno = 0;
-        entry = readdir(listing);
-        if (entry == NULL) {
-            good = errno == 0 ? true : stop(walk);
-            break;
-        }
-        const char *name = entry->d_name;
-        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-            continue;
+    for (size_t i = 0; good && i < listing.count; i++) {
+        const char *name = listing.files[i].name;
         size_t length = folder->length;
         if (length + strlen(name) + 2 > sizeof path) {
             errno = ENAMETOOLONG;
@@ -292,7 +283,9 @@ static bool walk_folder(struct walk *walk, struct folder *folder, bool overlay)
         good = walk_one(walk, folder, name, overlay);
         path[length] = 0;
     }
-    closedir(listing);
+    int error = errno;
+    listing_free(&listing);
+    errno = error;
     return good;
 }
 

@@ -13,7 +13,7 @@ from apppot.agent.loop import READ, Loop, Signals
 from apppot.agent.preparing import Preparing
 from apppot.agent.session import Command, Session, State
 from apppot.agent.streams import let_go
-from apppot.agent.task import Task
+from apppot.capturing import Archiving
 from apppot.control_server import ControlServer
 from apppot.ending import (
     command_status,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from apppot.agent.preparing import Preparation
     from apppot.agent.results import CommandResult
     from apppot.agent.spec import CommandSpec
+    from apppot.capturing import Capture
     from apppot.machine.engine import Engine, Machine
-    from apppot.run import Capture
 
 RELAYED = (
     signal.SIGTERM,
@@ -91,7 +91,7 @@ class Driver:
         self._notice = notice
         self._preparing = Preparing(session, before) if before else None
         self._capture = capture
-        self._archive: Task | None = None
+        self._archive: Archiving | None = None
         self._phase = Phase.BOOTING
         self._main: Command | None = None
         self._cause: Source | None = None
@@ -183,8 +183,7 @@ class Driver:
         result = self._main.result if self._main else None
         wanted = self._capture
         if wanted and self._phase is Phase.RUNNING and result and not result.failure:
-            words = (b"archive", b"changes", *wanted.excludes)
-            self._archive = Task(self._session, words, self._power_off, target=wanted.target)
+            self._archive = Archiving(self._loop, self._session, wanted, self._power_off)
         else:
             self._power_off()
 

@@ -226,8 +226,49 @@ def in_child(function: Callable[[], Any], deadline: float) -> Any:
     raise ProcessError(f"{name} {_how_it_ended(status)}", returncode=status or 1)
 
 
+class Beside:
+    """A forked child that calls `function` while this process goes on; see `in_child`.
+
+    `descriptor` can be read once there is an answer, or no child any more.
+    """
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.descriptor, writer = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self.descriptor)
+            _be_child(function, writer, 0)
+        os.close(writer)
+
+    def result(self) -> Any:
+        """Wait for the result and return it; raises ProcessError. Only once."""
+        import json
+
+        with open(self.descriptor, "rb") as stream:
+            answer = stream.read()
+        pid, self._pid = self._pid, 0
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        kind, value = json.loads(answer) if answer else ("error", _how_it_ended(status))
+        if kind == "result":
+            return value
+        raise ProcessError(str(value), returncode=status or 1)
+
+    def end(self) -> None:
+        """End the child and its own children, if it is still there."""
+        if self._pid:
+            os.close(self.descriptor)
+            _kill_group(self._pid)
+            with contextlib.suppress(ProcessLookupError):  # before it led its group
+                os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+
 def _be_child(function: Callable[[], Any], writer: int, deadline: float) -> NoReturn:
-    """Be in_child()'s child: call, write the answer, and leave without the parent's clean-up."""
+    """Be a child: call, write the answer, and leave without the parent's clean-up.
+
+    Without a deadline (0), only the parent ends it.
+    """
     import json
 
     try:
@@ -235,7 +276,8 @@ def _be_child(function: Callable[[], Any], writer: int, deadline: float) -> NoRe
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
         # Whatever becomes of the parent, this process ends.
-        signal.setitimer(signal.ITIMER_REAL, deadline + 1)
+        if deadline:
+            signal.setitimer(signal.ITIMER_REAL, deadline + 1)
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from apppot.agent.preparing import Preparation
+    from apppot.capturing import Capture
     from apppot.image.model import Image, ImageConfig, Layer
     from apppot.image.saving import Wanted
     from apppot.machine.choice import Choice
@@ -30,14 +31,6 @@ if TYPE_CHECKING:
 
 JOB = b"/job"
 _PATHS = ("/", "./", "../")  # an image that begins so is a raw disk
-
-
-@dataclass(frozen=True)
-class Capture:
-    """Archive the machine's changes after the payload's end, to the descriptor `target`."""
-
-    target: int
-    excludes: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

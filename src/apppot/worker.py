@@ -10,10 +10,11 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
+from apppot.capturing import Capture
 from apppot.errors import MachineError
 from apppot.image.model import Image, ImageConfig
 from apppot.machine.model import Network
-from apppot.run import Capture, RunRequest, run
+from apppot.run import RunRequest, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

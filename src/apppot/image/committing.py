@@ -35,7 +35,7 @@ def from_archive(base: str, path: str, wanted: Wanted) -> str:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     with archive, saving.place(wanted, image.name) as place:
         saved = saving.store_changes(
-            place.name, image, archive, history="apppot commit --archive", replace=place.replace
+            place.name, image, archive, history="apppot commit --archive", replace_=place.replace
         )
     return saving.told(saved)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
 import shutil
 import signal
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from typing import IO, TYPE_CHECKING
 
 from apppot import process
@@ -30,6 +33,7 @@ UUID = "00000000-0000-0000-0000-000000000000"
 BUILD_TIME = 0
 LAST_LINES = 8
 LITTLE_SPACE = 16 << 20
+PIECE = tarstream.PIECE
 _BIGGER_DISK = "free some space, or set APPPOT_STORE to a folder on a bigger disk"
 
 
@@ -61,6 +65,7 @@ def arguments(
         f"-U{UUID}",
         f"-T{BUILD_TIME}",
         "--mkfs-time",  # -T is the file system's time: files keep theirs
+        *(["--sort=none"] if _has_unsorted(program) else []),  # data is not buffered
         *pressing,
         *options,
         target,
@@ -85,6 +90,11 @@ def mkfs_program() -> str:
         raise KitError(
             f"there is no mkfs.erofs: {error.message}{found}", hint=error.hint
         ) from error
+
+
+@cache
+def _has_unsorted(program: str) -> bool:
+    return b"--sort=" in _help(program)
 
 
 def _help(program: str) -> bytes:
@@ -129,10 +139,35 @@ def make(
     reading = partial(tarstream.normalise, without=without, newest=newest, below=below)
     argv = arguments(mkfs_program(), target, compression, options)
     limit = check_space(archive, target)
+    return _made(argv, target, lambda pipe: reading(archive, pipe, limit=limit))
+
+
+def make_of_flow(source: IO[bytes], target: str) -> Normalised | None:
+    """Write a layer made from an archive while it arrives; None if nothing is in it.
+
+    Raises ImageError, and tarflow.DisorderError if the archive has to be read as a whole.
+    """
+    from apppot.image import tarflow, tarread
+
+    flow = tarflow.Flow(source)
+    entries = tarread.entries(flow)
+    first = next(entries, None)
+    if first is None:
+        flow.drain()
+        return None
+    argv = arguments(mkfs_program(), target)
+    _, free = _room(target)
+    limit = max((free - LITTLE_SPACE) // 2, 1)
+    all_of_them = itertools.chain((first,), entries)
+    return _made(argv, target, lambda pipe: tarflow.pass_on(flow, all_of_them, pipe, limit=limit))
+
+
+def _made(argv: list[str], target: str, write: Callable[[IO[bytes]], Normalised]) -> Normalised:
+    """Let `write` give mkfs.erofs its archive; raises ImageError."""
     made: list[Normalised] = []
     with tempfile.TemporaryFile() as output:
         pid, pipe = _start(argv, target, output.fileno())
-        code = _feed(pid, pipe, lambda: made.append(reading(archive, pipe, limit=limit)))
+        code = _feed(pid, pipe, lambda: made.append(write(pipe)))
         if code != 0:
             output.seek(0)
             raise _failure(argv, code, output.read().decode("utf-8", "replace"), target)
@@ -151,11 +186,9 @@ def check_space(archive: IO[bytes], target: str) -> int:
     The kit's mkfs.erofs reports each failure to write (kit/erofs-utils/patches); the system's own
     1.8 does not, so it must not come to that.
     """
-    folder = os.path.dirname(os.path.realpath(target))
     needed = 2 * archive.seek(0, os.SEEK_END) + LITTLE_SPACE
     archive.seek(0)
-    found = os.statvfs(folder)
-    free = found.f_bavail * found.f_frsize
+    folder, free = _room(target)
     if free < needed:
         raise ImageError(
             f"making the layer takes {needed >> 20} MiB in {folder}, and only {free >> 20} MiB"
@@ -165,11 +198,18 @@ def check_space(archive: IO[bytes], target: str) -> int:
     return max((free - LITTLE_SPACE) // 2, 1)
 
 
+def _room(target: str) -> tuple[str, int]:
+    """Return the folder of a file, and how many bytes are free there."""
+    folder = os.path.dirname(os.path.realpath(target))
+    found = os.statvfs(folder)
+    return folder, found.f_bavail * found.f_frsize
+
+
 def _start(argv: list[str], target: str, output: int) -> tuple[int, IO[bytes]]:
     """Start mkfs.erofs; return its process id and the pipe that it reads."""
     # It keeps the files' contents in $TMPDIR for a while: they are as big as the layer.
     env = process.clean_environment({"TMPDIR": os.path.dirname(os.path.realpath(target))})
-    reader, end = os.pipe2(os.O_CLOEXEC)
+    reader, end = wide_pipe()
     try:
         pid = process.spawn(argv, descriptors={0: reader, 1: output, 2: output}, env=env)
     except BaseException:
@@ -177,7 +217,15 @@ def _start(argv: list[str], target: str, output: int) -> tuple[int, IO[bytes]]:
         raise
     finally:
         os.close(reader)
-    return pid, os.fdopen(end, "wb", buffering=tarstream.PIECE)
+    return pid, os.fdopen(end, "wb", buffering=PIECE)
+
+
+def wide_pipe() -> tuple[int, int]:
+    """Return the ends of a pipe that holds as much as the system lets it."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    with suppress(OSError):  # where the user's pipes hold all that they may
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIECE)
+    return reader, writer
 
 
 def _feed(pid: int, pipe: IO[bytes], write: Callable[[], object]) -> int:
@@ -201,8 +249,7 @@ def _failure(argv: list[str], code: int, output: str, target: str) -> ImageError
     how = f"was killed by signal {-code}" if code < 0 else f"failed with status {code}"
     lines = [line for line in output.splitlines() if line.strip()]
     said = "\n".join(lines[-LAST_LINES:])
-    free = os.statvfs(os.path.dirname(os.path.realpath(target)))
-    full = "No space left" in output or free.f_bavail * free.f_frsize < LITTLE_SPACE
+    full = "No space left" in output or _room(target)[1] < LITTLE_SPACE
     return ImageError(
         f"'{argv[0]}' {how}" + (f"\n{said}" if said else ""),
         hint=_BIGGER_DISK if full else "",

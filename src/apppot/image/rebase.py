@@ -98,7 +98,7 @@ def _write(
         new,
         archive,
         history=f"apppot rebase {subject.name} {new.name}",
-        replace=force,
+        replace_=force,
         config=changes.with_layers(subject.config, saving.configuration(new)),
     )
     return saved.name

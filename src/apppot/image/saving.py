@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
 from apppot import paths, process
+from apppot.capturing import Capture
 from apppot.errors import AppPotError, ImageError
-from apppot.image import aside, elsewhere, erofs, exclude, model, reference, writer
+from apppot.image import aside, elsewhere, erofs, exclude, growing, model, reference, writer
 from apppot.image.model import Descriptor
 from apppot.image.sizes import human
 from apppot.image.store import Entry, Store, stores
 from apppot.machine import scratch
-from apppot.run import Capture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from apppot.image.growing import GrowingLayer
     from apppot.image.model import Image, Layer
     from apppot.image.writer import Writer
     from apppot.run import Finished
@@ -47,14 +48,25 @@ class Saved:
     size: int
 
 
-@dataclass(frozen=True)
 class Place:
-    """Where changes are archived until they are an image."""
+    """Where changes go until they are an image: a layer that grows, or else an archive."""
 
-    name: str
-    replace: bool
-    capture: Capture
-    archive: IO[bytes]
+    def __init__(
+        self, name: str, archive: IO[bytes], excludes: Sequence[str], *, replace: bool
+    ) -> None:
+        self.name, self.replace, self.archive = name, replace, archive
+        self.layer: GrowingLayer | None = None
+        self._stack = ExitStack()
+        patterns = tuple(map(os.fsencode, excludes))
+        self.capture = Capture(archive.fileno(), patterns, self._begin)
+
+    def _begin(self) -> GrowingLayer | None:
+        self.layer = growing.begin(stores()[0], self._stack)
+        return self.layer
+
+    def close(self) -> None:
+        """End what has not ended."""
+        self._stack.close()
 
 
 @contextmanager
@@ -79,8 +91,9 @@ def place(wanted: Wanted, image: str) -> Iterator[Place]:
             hint="set APPPOT_TMPDIR to a folder with more room",
         ) from error
     with os.fdopen(handle, "w+b") as archive:
-        capture = Capture(handle, tuple(map(os.fsencode, patterns)))
-        yield Place(name, replace, capture, archive)
+        found = Place(name, archive, patterns, replace=replace)
+        with closing(found):
+            yield found
 
 
 def _is_same(name: str, image: str) -> bool:
@@ -90,9 +103,11 @@ def _is_same(name: str, image: str) -> bool:
 
 def keep(place: Place, image: Image, history: str) -> Saved:
     """Make the image; raises ImageError, and then says where the archive of the changes is."""
+    if place.layer and place.layer.made:
+        return _keep_layer(place, place.layer, image, history)
     try:
         return store_changes(
-            place.name, image, place.archive, history=history, replace=place.replace
+            place.name, image, place.archive, history=history, replace_=place.replace
         )
     except AppPotError as error:
         rescued = _rescue(place.archive)
@@ -101,6 +116,28 @@ def keep(place: Place, image: Image, history: str) -> Saved:
         raise ImageError(
             f"{error.message}; the changes are in {rescued}",
             hint=f"{error.hint}\nthen: apppot commit --archive {rescued} {image.name} {place.name}",
+        ) from error
+
+
+def _keep_layer(place: Place, made: GrowingLayer, image: Image, history: str) -> Saved:
+    """Make the image of a layer; raises ImageError, and then says where the changes are."""
+    try:
+        layer = None
+        if made.content:
+            taken = made.adding.take(made.path, model.LAYER_TYPE)
+            made.path = made.adding.store.blob_path(taken.digest)
+            layer = replace(taken, content=made.content)
+        layers = stack(made.adding, image)
+        return _add(
+            made.adding, place.name, image, layers, layer, history=history, replace_=place.replace
+        )
+    except AppPotError as error:
+        rescued = growing.rescue(made, image)
+        if not rescued:
+            raise
+        raise ImageError(
+            f"{error.message}; the changes are in {rescued}",
+            hint=f"{error.hint}\nthen: apppot changes apply {rescued} {image.name} {place.name}",
         ) from error
 
 
@@ -144,31 +181,42 @@ def store_changes(
     archive: IO[bytes],
     *,
     history: str,
-    replace: bool = False,
+    replace_: bool = False,
     config: dict[str, Any] | None = None,
 ) -> Saved:
     """Add an image of another's layers and the changes in `archive`; raises ImageError.
 
     `archive` is a tar archive in OCI form. Without `config`, the other image's own is taken.
     """
-    store = stores()[0]
-    with store.writer() as adding:
+    with stores()[0].writer() as adding:
         layers = stack(adding, image)
-        size = 0
-        document = config or configuration(image)
-        content = ""
-        if archive.seek(0, os.SEEK_END) > EMPTY:
-            layer = erofs.layer(adding, archive)
-            layers.append(layer)
-            size, content = layer.size, layer.content or layer.digest
-        digest = adding.image(
-            name,
-            layers,
-            _with_layer(document, content, history),
-            annotations=base_annotations(image),
-            replace=replace,
+        layer = erofs.layer(adding, archive) if archive.seek(0, os.SEEK_END) > EMPTY else None
+        return _add(
+            adding, name, image, layers, layer, history=history, replace_=replace_, config=config
         )
-    return Saved(name, digest, size)
+
+
+def _add(
+    adding: Writer,
+    name: str,
+    image: Image,
+    layers: list[Descriptor],
+    layer: Descriptor | None,
+    *,
+    history: str,
+    replace_: bool,
+    config: dict[str, Any] | None = None,
+) -> Saved:
+    """Add an image of another's layers and one more; raises ImageError."""
+    content = (layer.content or layer.digest) if layer else ""
+    digest = adding.image(
+        name,
+        [*layers, layer] if layer else layers,
+        _with_layer(config or configuration(image), content, history),
+        annotations=base_annotations(image),
+        replace=replace_,
+    )
+    return Saved(name, digest, layer.size if layer else 0)
 
 
 def stack(adding: Writer, image: Image) -> list[Descriptor]:

@@ -32,7 +32,7 @@ LAST_MAJOR = (1 << 12) - 1
 LAST_MINOR = (1 << 19) - 1  # Linux allows 20 bits, but mkfs.erofs 1.8 gets the last one wrong
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
 _ROOT = b""
-_FOLDER = Entry(FOLDER, 0o755)
+FOLDER_ENTRY = Entry(FOLDER, 0o755)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def normalise(
         for entry in tree.values():
             if entry.mtime >= newest:
                 entry.mtime, entry.nanoseconds = newest, 0
-    out = _Output(target, None, limit)
+    out = Output(target, None, limit)
     return _write(reader, tree, out)
 
 
@@ -77,16 +77,16 @@ def canonical(source: IO[bytes], target: IO[bytes], *, limit: int = 0) -> Normal
     """Write `source`, a seekable uncompressed archive, to `target` in OCI's form; see normalise."""
     reader = Source(source)
     tree = tartree.read(reader, None)
-    out = _Output(None, target, limit)
+    out = Output(None, target, limit)
     return _write(reader, tree, out)
 
 
 def write_tree(source: Source, tree: dict[bytes, Entry], target: IO[bytes]) -> Normalised:
     """Write a tree whose contents lie in `source` to `target` in OCI's form; see normalise."""
-    return _write(source, tree, _Output(None, target, 0))
+    return _write(source, tree, Output(None, target, 0))
 
 
-class _Output:
+class Output:
     """Writes the native form, or the canonical one; takes the digest of the latter."""
 
     def __init__(self, native: IO[bytes] | None, canonical_: IO[bytes] | None, limit: int) -> None:
@@ -136,7 +136,7 @@ class _Output:
             self.canonical.write(canonical_)
 
 
-def _write(source: Source, tree: dict[bytes, Entry], out: _Output) -> Normalised:
+def _write(source: Source, tree: dict[bytes, Entry], out: Output) -> Normalised:
     """Write the tree in order; raises ImageError."""
     keys, opaque = _marks(tree)
     known: set[bytes] = set()
@@ -145,24 +145,24 @@ def _write(source: Source, tree: dict[bytes, Entry], out: _Output) -> Normalised
     for key in keys:
         if key and parent(key) not in known:
             count += _folders(parent(key), tree, known, opaque, out)
-        entry = tree.get(key, _FOLDER if key == _ROOT else MARK)
+        entry = tree.get(key, FOLDER_ENTRY if key == _ROOT else MARK)
         count += 1
         if count > MOST_ENTRIES:
             raise ImageError(f"the archive has more than {MOST_ENTRIES} files and folders")
         path = key.replace(b"\0", b"/")
         if entry.kind == FOLDER:
             known.add(key)
-            _folder(path or b".", entry, out, opaque=key in opaque)
+            put_folder(path or b".", entry, out, opaque=key in opaque)
         elif entry is MARK:
-            _mark(path, out)
+            put_mark(path, out)
         elif entry.shared and (name := first.setdefault(id(entry), path)) != path:
             # With all that the file has: some programs set it again from here.
             again = replace(entry, kind=HARD_LINK, link=name, size=0)
             out.both(tarwrite.headers(path, again))
         else:
-            _check_device(path, entry)
+            check_device(path, entry)
             out.both(tarwrite.headers(path, entry))
-            _contents(source, path, entry, out)
+            put_contents(source, path, entry, out)
     out.both(tarwrite.END)
     out.flush()
     return Normalised(count, f"sha256:{out.state.hexdigest()}")
@@ -173,7 +173,7 @@ def _folders(
     tree: dict[bytes, Entry],
     known: set[bytes],
     opaque: set[bytes],
-    out: _Output,
+    out: Output,
 ) -> int:
     """Write the folders that the archive takes for granted, as mode 0755 of root."""
     missing = []
@@ -184,7 +184,7 @@ def _folders(
         key = parent(key)
     for folder in reversed(missing):
         known.add(folder)
-        _folder(folder.replace(b"\0", b"/"), _FOLDER, out, opaque=folder in opaque)
+        put_folder(folder.replace(b"\0", b"/"), FOLDER_ENTRY, out, opaque=folder in opaque)
     return len(missing)
 
 
@@ -213,13 +213,13 @@ def _marks(tree: dict[bytes, Entry]) -> tuple[list[bytes], set[bytes]]:
         elif at < len(keys) and (keys[at] == back or keys[at].startswith(back + b"\0")):
             dropped.add(key)
             opaque.add(back)
-    outer = {folder for folder in opaque if not _inside(parent(folder), opaque)}
+    outer = {folder for folder in opaque if not inside(parent(folder), opaque)}
     for key in marks:
         folder, _, name = key.rpartition(b"\0")
         if name == OPAQUE and folder not in outer:
             dropped.add(key)
-            tree.setdefault(folder, _FOLDER)
-        elif name != OPAQUE and _inside(folder, opaque):
+            tree.setdefault(folder, FOLDER_ENTRY)
+        elif name != OPAQUE and inside(folder, opaque):
             dropped.add(key)
     added = {join(folder, OPAQUE) for folder in outer}
     return sorted(({_ROOT, *tree} - dropped) | added), outer
@@ -233,7 +233,7 @@ def _below_file(key: bytes, tree: dict[bytes, Entry]) -> bool:
     return False
 
 
-def _inside(key: bytes, folders: set[bytes]) -> bool:
+def inside(key: bytes, folders: set[bytes]) -> bool:
     """Tell whether a folder is one of these, or below one."""
     while key:
         if key in folders:
@@ -242,7 +242,8 @@ def _inside(key: bytes, folders: set[bytes]) -> bool:
     return False
 
 
-def _folder(path: bytes, entry: Entry, out: _Output, *, opaque: bool) -> None:
+def put_folder(path: bytes, entry: Entry, out: Output, *, opaque: bool) -> None:
+    """Write a folder."""
     plain = tarwrite.headers(path, entry)
     if opaque:
         marked = replace(entry, xattrs=tuple(sorted((*entry.xattrs, OPAQUE_XATTR))))
@@ -251,7 +252,8 @@ def _folder(path: bytes, entry: Entry, out: _Output, *, opaque: bool) -> None:
         out.both(plain)
 
 
-def _mark(path: bytes, out: _Output) -> None:
+def put_mark(path: bytes, out: Output) -> None:
+    """Write what stands for a deleted file, or the mark of an opaque folder."""
     folder, slash, name = path.rpartition(b"/")
     native = b""
     if name != OPAQUE:
@@ -259,13 +261,14 @@ def _mark(path: bytes, out: _Output) -> None:
     out.either(native, tarwrite.headers(path, MARK))
 
 
-def _check_device(path: bytes, entry: Entry) -> None:
+def check_device(path: bytes, entry: Entry) -> None:
+    """Check that EROFS can have a device's number; raises ImageError."""
     major, minor = entry.device
     if not (0 <= major <= LAST_MAJOR and 0 <= minor <= LAST_MINOR):
         raise ImageError(f"'{shown(path)}' in the archive is device {major}:{minor}, out of range")
 
 
-def _contents(source: Source, path: bytes, entry: Entry, out: _Output) -> None:
+def put_contents(source: Source, path: bytes, entry: Entry, out: Output) -> None:
     """Write a file's contents, holes filled with zeros, and what fills up the last block."""
     for piece in _pieces(source, path, entry):
         out.both(piece)

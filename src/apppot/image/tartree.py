@@ -56,9 +56,9 @@ def read(
     `below` has the files of lower layers that hard links lead to, and the folders above them.
     Without it, such links raise LinksBelowError.
     """
-    growing = _Growing()
+    growing = Growing()
     for name, entry in tarread.entries(source):
-        key = _key(name)
+        key = key_of(name)
         if without and key and without(_text(key)):
             continue
         growing.count(key, entry)
@@ -66,18 +66,18 @@ def read(
             raise ImageError("the archive's topmost entry is not a folder")
         place: tuple[bytes, Entry] | None = key, entry
         if entry.kind == CHARACTER or WHITEOUT in key:
-            place = _deleted(key, entry)
+            place = deleted(key, entry)
         if place is None:
             continue
         if place[1].kind == HARD_LINK:
-            growing.link(key, _key(entry.link), entry)
+            growing.link(key, key_of(entry.link), entry)
         else:
             growing.add(*place)
     _lead(growing, below)
     return growing.tree
 
 
-class _Growing:
+class Growing:
     """The tree while it is read; `pending` are hard links to files that are not in it yet.
 
     `cut_off` are those of them that cannot lead to a lower layer's: it was hidden when they came.
@@ -133,7 +133,7 @@ class _Growing:
             self.pending.pop(below, None)
 
 
-def _key(name: bytes) -> bytes:
+def key_of(name: bytes) -> bytes:
     """Return a name's key; raises ImageError."""
     parts = [part for part in name.split(b"/") if part and part != b"."]
     if b".." in parts:
@@ -168,7 +168,7 @@ def join(folder: bytes, name: bytes) -> bytes:
     return folder + b"\0" + name if folder else name
 
 
-def _deleted(key: bytes, entry: Entry) -> tuple[bytes, Entry] | None:
+def deleted(key: bytes, entry: Entry) -> tuple[bytes, Entry] | None:
     """Return key and entry of a mark, in OCI's form; None if it is to be left out."""
     *folders, name = key.split(b"\0")
     if any(part.startswith(WHITEOUT) for part in folders):
@@ -190,7 +190,7 @@ def _deleted(key: bytes, entry: Entry) -> tuple[bytes, Entry] | None:
     return key, entry
 
 
-def _lead(growing: _Growing, below: Mapping[bytes, Entry] | None) -> None:
+def _lead(growing: Growing, below: Mapping[bytes, Entry] | None) -> None:
     """Let the hard links that are pending be the files that they lead to; raises ImageError."""
     tree, pending = growing.tree, growing.pending
     missing: dict[bytes, bytes] = {}

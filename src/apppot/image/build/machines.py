@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from apppot import worker
+from apppot.capturing import Capture
 from apppot.errors import ImageError, MachineError
 from apppot.image import erofs
 from apppot.image.build import packing
 from apppot.image.model import Image, ImageConfig, Layer
 from apppot.lean import replace
 from apppot.machine.model import EngineName, Network, Share
-from apppot.run import Capture, RunRequest
+from apppot.run import RunRequest
 from apppot.run import run as run_machine
 
 if TYPE_CHECKING:

@@ -292,6 +292,12 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
         rundir.sweep()
         engine = choice.engine()
         folder = stack.enter_context(RunDir.make())
+        capture, staged = request.capture, None
+        if choice.stages:
+            from apppot.machine.staging import Staged
+
+            staged = Staged(spec, folder, capture, stack)
+            spec, capture = staged.spec, staged.capture
         machine = engine.start(spec, folder, stack)
         # What follows is loaded while the kernel boots, and so costs no time.
         from apppot.agent.loop import Loop
@@ -310,11 +316,13 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             time_limit=request.time_limit,
             grace=request.grace,
             before=request.before,
-            capture=request.capture,
+            capture=capture,
             notice=terminal.tell if request.verbose else lambda _: None,
         )
         folder.record(_facts(request, image, choice, spec, command, began))
         outcome = driver.drive(stack, host_cpus=spec.host_cpus)
+        if staged:
+            outcome = staged.bring_out(outcome)
     return Finished(image, choice.name, spec, command, began, time.time(), outcome)
 
 

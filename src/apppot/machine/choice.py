@@ -23,12 +23,25 @@ class Choice:
         mode = f", {self.mode} mode" if self.mode else ""
         return f"engine {self.name}{mode}: {self.reason}"
 
+    @property
+    def stages(self) -> bool:
+        """Whether folders have to be brought in and out, because it has no shared ones."""
+        return self.name in (EngineName.XEN, EngineName.VIRTUALBOX)
+
     def engine(self) -> Engine:
         """Return the engine itself; only this one's code is loaded."""
         if self.name is EngineName.UML:
             from apppot.machine.uml import UmlEngine
 
             return UmlEngine()
+        if self.name is EngineName.XEN:
+            from apppot.machine.xen import XenEngine
+
+            return XenEngine()
+        if self.name is EngineName.VIRTUALBOX:
+            from apppot.machine.virtualbox import VirtualBoxEngine
+
+            return VirtualBoxEngine()
         from apppot.machine.qemu import Accelerator, QemuEngine
 
         return QemuEngine(Accelerator(self.name))

@@ -24,6 +24,8 @@ class EngineName(StrEnum):
     UML = "uml"
     KVM = "kvm"
     TCG = "tcg"
+    XEN = "xen"
+    VIRTUALBOX = "virtualbox"
 
 
 class UmlMode(StrEnum):

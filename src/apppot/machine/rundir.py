@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RECORD = "machine.json"
 CONSOLE = "console.log"
 CONTROL = "control"
+UNDO = "undo.json"  # what is to be done besides, see undo.py
 
 
 class RunDir:
@@ -121,6 +122,10 @@ def sweep() -> list[str]:
         lock = _abandoned(path, keep=True)
         if lock is None:
             continue
+        if os.path.exists(os.path.join(path, UNDO)):
+            from apppot.machine import undo
+
+            undo.act(path)
         _remove(path)
         os.close(lock)
         removed.append(os.path.basename(path))

@@ -29,6 +29,8 @@ _PROBES = {
     "user-namespaces": "isolation",
     "kvm": "pc",
     "tcg": "pc",
+    "xen": "hypervisors",
+    "virtualbox": "hypervisors",
     "store": "storage",
     "runtime": "storage",
     "shared-folders": "storage",

@@ -1,0 +1,140 @@
+"""Folders of the host, for engines without shared folders: brought in as a layer, changes out.
+
+Before the machine starts, all shared folders become one layer above the image's. After the
+payload's end, what has been changed below the writable ones is archived by the agent and put into
+the host's folders.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from apppot import paths
+from apppot.capturing import Capture
+from apppot.errors import MachineError, UsageError
+from apppot.machine import putting, runfiles, undo
+from apppot.machine.model import LayerFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import ExitStack
+
+    from apppot.machine.model import MachineSpec, Share
+    from apppot.machine.rundir import RunDir
+    from apppot.outcome import Outcome
+
+LAYER = "folders.erofs"
+
+
+class Staged:
+    """A machine's folders: `spec` is the machine without shares, `capture` what to archive."""
+
+    def __init__(
+        self, spec: MachineSpec, run: RunDir, capture: Capture | None, stack: ExitStack
+    ) -> None:
+        """Make the layer among the run's files; raises AppPotError."""
+        if capture and spec.shares:
+            raise UsageError(
+                "changes cannot be saved where folders are brought into the machine as a layer",
+                hint="leave the folders out (--no-job-dir), or take another engine",
+            )
+        self.spec, self.capture = spec, capture
+        self._shares = tuple(share for share in spec.shares if not share.read_only)
+        if not spec.shares:
+            return
+        if spec.write_layer:
+            raise UsageError(
+                "a raw disk that is written to has no place for shared folders on this engine",
+                hint="leave them out (--no-job-dir)",
+            )
+        undo.write(run.path, [], [runfiles.folder(run)])  # until the engine knows more
+        stack.callback(undo.act, run.path)
+        path = os.path.join(runfiles.folder(run), LAYER)
+        make_layer(spec.shares, path)
+        self.spec = replace(spec, layers=(*spec.layers, LayerFile(path)), shares=())
+        if self._shares:
+            archive = tempfile.TemporaryFile(dir=paths.scratch_dir())  # noqa: SIM115
+            self._archive = stack.enter_context(archive)
+            excludes = tuple(all_but([share.target.strip(b"/") for share in self._shares]))
+            self.capture = Capture(self._archive.fileno(), excludes)
+
+    def bring_out(self, outcome: Outcome) -> Outcome:
+        """Put the changes into the host's folders; return the outcome with what went wrong."""
+        if not self._shares or not self.spec.layers:
+            return outcome
+        if not outcome.captured:
+            if outcome.message or outcome.result is None:
+                return outcome
+            note = "the machine ended before its changes of shared folders could be fetched"
+            return replace(outcome, notes=(*outcome.notes, note))
+        self._archive.seek(0)
+        notes = putting.put(self._archive, {share.target: share.source for share in self._shares})
+        return replace(outcome, captured=False, notes=(*outcome.notes, *notes))
+
+
+def make_layer(shares: Sequence[Share], path: str) -> None:
+    """Write a layer with the content of folders at their places in the guest.
+
+    Raises AppPotError.
+    """
+    from apppot.image import erofs
+
+    with tempfile.TemporaryFile(dir=paths.scratch_dir()) as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for share in shares:
+                _add(archive, share)
+        file.seek(0)
+        erofs.make(file, path)
+
+
+def _add(archive: tarfile.TarFile, share: Share) -> None:
+    target = share.target.strip(b"/")
+    for above in _above(target):
+        folder = tarfile.TarInfo(os.fsdecode(above))
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(folder)
+    try:
+        archive.add(share.source, os.fsdecode(target))
+    except OSError as error:
+        raise MachineError(
+            f"cannot bring {share.source} into the machine: {error.strerror}: {error.filename}",
+            hint="name a folder with fewer files by --job-dir, or none by --no-job-dir",
+        ) from error
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    parts = path.split(b"/")
+    for n in range(1, len(parts)):
+        yield b"/".join(parts[:n])
+
+
+def all_but(targets: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield patterns for all paths but `targets`, what is below them, and folders above them.
+
+    A path leaves the allowed ones at one letter: for each letter there is a pattern.
+    """
+    prefixes = {target[:n] for target in targets for n in range(len(target))}
+    folders = {above for target in targets for above in _above(target)}
+    for prefix in sorted(prefixes):
+        going_on = {t[len(prefix) : len(prefix) + 1] for t in targets if t.startswith(prefix)}
+        if any(letter in b"!^-]\\[" or letter >= b"\x80" for letter in going_on):
+            continue  # it would not be a simple pattern: more is archived then, and left out later
+        letters = b"".join(sorted(going_on - {b""}))
+        if not any(prefix == t or prefix.startswith(t + b"/") for t in targets):
+            yield _literally(prefix) + b"[!" + letters + b"]*"
+        if prefix and prefix not in folders and prefix not in targets:
+            yield _literally(prefix)
+    for target in targets:
+        letters = b"".join(
+            sorted({t[len(target) : len(target) + 1] for t in targets if t.startswith(target)})
+        )
+        if not any(letter in b"!^-]\\[" for letter in letters):
+            yield _literally(target) + b"[!/" + letters + b"]*"
+
+
+def _literally(path: bytes) -> bytes:
+    return b"".join(b"\\" + bytes((c,)) if c in b"*?[]\\" else bytes((c,)) for c in path)

@@ -1,0 +1,180 @@
+"""Folders for engines without shared ones: what is archived, and how it is put into the host's."""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import os
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apppot.errors import MachineError
+from apppot.machine import putting, staging, undo
+from apppot.machine.model import Share
+from tests.unit.erofs_reader import Reader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = st.text(st.sampled_from("jobx."), min_size=1, max_size=4).filter(
+    lambda name: name.strip(".")
+)
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+
+
+def excluded(path: str, patterns: list[bytes]) -> bool:
+    return any(fnmatch.fnmatchcase(path, os.fsdecode(pattern)) for pattern in patterns)
+
+
+@given(st.lists(PATHS, min_size=1, max_size=3), PATHS)
+def test_all_but_the_targets_is_left_out(targets: list[str], path: str) -> None:
+    patterns = list(staging.all_but([os.fsencode(target) for target in targets]))
+    inside = any(path == t or path.startswith(t + "/") for t in targets)
+    above = any(t.startswith(path + "/") for t in targets)
+    assert excluded(path, patterns) == (not inside and not above)
+
+
+def test_the_job_folder_alone() -> None:
+    patterns = list(staging.all_but([b"job"]))
+    assert not any(excluded(path, patterns) for path in ("job", "job/a", "job/b/c d"))
+    assert all(excluded(path, patterns) for path in ("jobs", "jo", "j", "etc/job", "var/job/a"))
+
+
+def archive(*members: tuple[str, bytes | str, int], time: int = 1000) -> io.BytesIO:
+    """An archive of files (bytes), folders ("/"), symbolic links ("->") and hard links ("=")."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as target:
+        for name, content, mode in members:
+            info = tarfile.TarInfo(name)
+            info.mode, info.mtime = mode, time
+            info.uid, info.gid = os.getuid(), os.getgid()
+            if isinstance(content, bytes):
+                info.size = len(content)
+                target.addfile(info, io.BytesIO(content))
+                continue
+            if content == "/":
+                info.type = tarfile.DIRTYPE
+            elif content.startswith("->"):
+                info.type, info.linkname = tarfile.SYMTYPE, content[2:]
+            else:
+                info.type, info.linkname = tarfile.LNKTYPE, content[1:]
+            target.addfile(info)
+    file.seek(0)
+    return file
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    folder = tmp_path / "job"
+    (folder / "old").mkdir(parents=True)
+    (folder / "old" / "inner").write_text("inner")
+    (folder / "input").write_text("input")
+    (folder / "gone").write_text("gone")
+    (tmp_path / "outside").write_text("outside")
+    return folder
+
+
+def test_changes_are_put_into_the_folder(job: Path) -> None:
+    changes = archive(
+        ("etc", "/", 0o755),
+        ("etc/passwd", b"not ours", 0o644),
+        ("job", "/", 0o755),
+        ("job/.wh.gone", b"", 0o600),
+        ("job/input", b"changed", 0o4755),
+        ("job/again", "=job/input", 0o755),
+        ("job/new", "/", 0o750),
+        ("job/new/deep", b"\0" * 100_000, 0o640),
+        ("job/link", "->/anywhere", 0o777),
+        ("job/old/.wh..wh..opq", b"", 0o600),
+        ("job/old/fresh", b"fresh", 0o600),
+    )
+    assert putting.put(changes, {b"/job": str(job)}) == []
+    assert sorted(p.name for p in job.iterdir()) == ["again", "input", "link", "new", "old"]
+    assert (job / "input").read_text() == (job / "again").read_text() == "changed"
+    assert (job / "input").stat().st_mode & 0o7777 == 0o755  # no set-user-ID
+    assert (job / "new").stat().st_mode & 0o7777 == 0o750
+    assert (job / "new/deep").read_bytes() == bytes(100_000)
+    assert os.readlink(job / "link") == "/anywhere"
+    assert [p.name for p in (job / "old").iterdir()] == ["fresh"]
+    assert {p.lstat().st_mtime for p in job.rglob("*") if p.name != "old"} == {1000.0}
+
+
+def test_a_folder_and_a_file_take_each_others_place(job: Path) -> None:
+    changes = archive(("job/old", b"file", 0o644), ("job/input", "/", 0o755))
+    putting.put(changes, {b"/job": str(job)})
+    assert (job / "old").read_text() == "file"
+    assert (job / "input").is_dir()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("job/../outside", b"bad", 0o644)],
+        [("job/way", "->..", 0o777), ("job/way/outside", b"bad", 0o644)],
+        [("job/way", "->..", 0o777), ("job/way/.wh.outside", b"", 0o644)],
+        [("job/outside", "=../outside", 0o644), ("job/outside", b"bad", 0o644)],
+        [("job/../.wh.outside", b"", 0o644)],
+    ],
+)
+def test_nothing_outside_of_the_folder_is_reached(
+    members: list[tuple[str, bytes | str, int]], job: Path
+) -> None:
+    try:
+        putting.put(archive(*members), {b"/job": str(job)})
+    except MachineError as error:
+        assert "could not be brought out" in error.message  # noqa: PT017
+    assert (job.parent / "outside").read_text() == "outside"
+    assert sorted(p.name for p in job.parent.iterdir()) == ["job", "outside"]
+
+
+def test_a_link_of_the_hosts_is_not_followed_either(job: Path) -> None:
+    (job / "way").symlink_to("..")
+    with pytest.raises(MachineError, match="could not be brought out"):
+        putting.put(archive(("job/way/outside", b"bad", 0o644)), {b"/job": str(job)})
+    assert (job.parent / "outside").read_text() == "outside"
+
+
+def test_a_single_file(job: Path) -> None:
+    changes = archive(("data/table", b"new", 0o644))
+    putting.put(changes, {b"/data/table": str(job / "input")})
+    assert (job / "input").read_text() == "new"
+    assert not [p for p in job.iterdir() if p.name.startswith(".apppot")]
+
+
+def test_a_damaged_archive_is_an_error(job: Path) -> None:
+    content = archive(("job/input", b"x" * 5000, 0o644)).getvalue()[:2000]
+    with pytest.raises(MachineError, match="could not be brought out"):
+        putting.put(io.BytesIO(content), {b"/job": str(job)})
+    assert (job / "input").read_text() == "input"
+
+
+def test_folders_become_a_layer(job: Path, tmp_path: Path) -> None:
+    path = tmp_path / "layer"
+    shares = (
+        Share(str(job), b"/job"),
+        Share(str(job / "input"), b"/data/sets/one", read_only=True),
+    )
+    staging.make_layer(shares, str(path))
+    layer = Reader(str(path))
+    assert set(layer.tree()) >= {b"job/old/inner", b"job/gone", b"data/sets/one"}
+
+
+def test_what_is_noted_is_undone_once(tmp_path: Path) -> None:
+    mine, other = tmp_path / f"{undo.FOLDER}0123abcd", tmp_path / "precious"
+    for folder in (mine, other):
+        folder.mkdir()
+        (folder / "file").touch()
+    proof = tmp_path / "proof"
+    command = ["sh", "-c", f'echo "$SETTING" >>{proof}']
+    undo.write(
+        str(tmp_path), [["false"], ["/no/such"], command], [str(mine), str(other)], {"SETTING": "x"}
+    )
+    undo.act(str(tmp_path))
+    undo.act(str(tmp_path))
+    assert proof.read_text() == "x\n"
+    assert not mine.exists()
+    assert other.exists()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from apppot.agent.session import Command, Session
+    from apppot.checkpoint.saving import Saved
+    from apppot.drive import Driver
 
 _HANGUP = 1
 _LONGEST = 16 << 20  # bytes of one request
@@ -43,12 +45,12 @@ class Served:
         self,
         connection: socket.socket,
         session: Session,
-        stop: Callable[[float | None], None],
+        run: Driver,
         gone: Callable[[Served], None],
     ) -> None:
         self._connection = connection
         self._session = session
-        self._stop = stop
+        self._run = run
         self._gone = gone
         self._buffer = bytearray()
         self._descriptors: list[int] = []
@@ -108,10 +110,18 @@ class Served:
             case "resize" if self._command:
                 self._command.resize(int(request["rows"]), int(request["columns"]))
             case "stop":
-                self._stop(request.get("grace"))
+                self._run.stop(request.get("grace"))
                 self._reply({"stopping": True})
+            case "checkpoint":
+                self._run.checkpoint(self._saved, stop=request["stop"] is True)
             case _:
                 raise ValueError(request["op"])
+
+    def _saved(self, result: Saved | AppPotError) -> None:
+        if isinstance(result, AppPotError):
+            self._reply({"error": result.message, "hint": result.hint})
+        else:
+            self._reply({"saved": str(result)})
 
     def _output_ended(self, stream: int) -> None:
         """Give the standard output back, and let the client do so, that its reader sees the end."""

@@ -9,19 +9,18 @@ from apppot.lean import TYPE_CHECKING
 from apppot.machine.rundir import control_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from apppot.agent.session import Session
     from apppot.control import Served
+    from apppot.drive import Driver
     from apppot.machine.rundir import RunDir
 
 
 class ControlServer:
     """Serve a machine's control socket from the launcher's loop."""
 
-    def __init__(self, run: RunDir, session: Session, stop: Callable[[float | None], None]) -> None:
+    def __init__(self, run: RunDir, session: Session, driver: Driver) -> None:
         self._session = session
-        self._stop = stop
+        self._run = driver
         self._clients: set[Served] = set()
         self._socket = socket(AF_UNIX, SOCK_STREAM)
         with control_address(run.path) as path:
@@ -46,4 +45,4 @@ class ControlServer:
 
         connection = accepted(self._socket.fileno())
         if connection:
-            self._clients.add(Served(connection, self._session, self._stop, self._clients.discard))
+            self._clients.add(Served(connection, self._session, self._run, self._clients.discard))

@@ -22,7 +22,7 @@ from apppot.ending import (
     out_of_memory,
     stage_hint,
 )
-from apppot.errors import AppPotError, ExitStatus, MachineError
+from apppot.errors import AppPotError, ExitStatus, MachineError, UsageError
 from apppot.lean import TYPE_CHECKING, replace
 from apppot.machine.placement import INTERVAL, Balancer
 from apppot.outcome import Outcome, Source
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from apppot.agent.preparing import Preparation
     from apppot.agent.results import CommandResult
     from apppot.agent.spec import CommandSpec
+    from apppot.agent.standstill import Relay
     from apppot.capturing import Capture
+    from apppot.checkpoint.saving import Saved, Saver
     from apppot.machine.engine import Engine, Machine
 
 RELAYED = (
@@ -78,6 +80,8 @@ class Driver:
         grace: float,
         before: tuple[Preparation, ...] = (),
         capture: Capture | None = None,
+        saver: Saver | None = None,
+        resumed: Relay | None = None,
         notice: Callable[[str], None],
     ) -> None:
         self._engine = engine
@@ -91,6 +95,8 @@ class Driver:
         self._notice = notice
         self._preparing = Preparing(session, before) if before else None
         self._capture = capture
+        self._saver = saver
+        self._resumed = resumed
         self._archive: Archiving | None = None
         self._phase = Phase.BOOTING
         self._main: Command | None = None
@@ -115,10 +121,12 @@ class Driver:
         stack.enter_context(Signals(loop, watched, self._signal))
         stack.callback(process.hold_signals)  # from the loop's end until all is cleaned up
         process.release_signals()
-        stack.enter_context(ControlServer(self._machine.run, session, self.stop))
+        stack.enter_context(ControlServer(self._machine.run, session, self))
         self._balance(host_cpus)
         if self._spec.terminal:
             self._raw = stack.enter_context(terminal.Raw(self._stdio[0]))
+        if self._resumed:
+            self._go_on(self._resumed)
         loop.run()
         self._machine.kill()
         return self._outcome()
@@ -128,6 +136,39 @@ class Driver:
         if grace is not None:
             self._grace = grace
         self._terminate(Source.FORCED, signal.SIGTERM)
+
+    def checkpoint(self, then: Callable[[Saved | AppPotError], None], *, stop: bool) -> None:
+        """Save the machine and tell `then`; with `stop` that is the end of the run.
+
+        Raises AppPotError if it cannot be asked for now.
+        """
+        if self._saver is None:
+            raise UsageError(
+                "the machine cannot be saved, because it was not started for that",
+                hint="start it with 'apppot run --checkpoint-dir DIR'",
+            )
+        if self._phase is not Phase.RUNNING or self._main is None:
+            raise MachineError("the payload does not run, so there is nothing to save")
+
+        def done(result: Saved | AppPotError) -> None:
+            then(result)
+            if stop and not isinstance(result, AppPotError):
+                self._cause = Source.CHECKPOINT
+                self._phase = Phase.DOWN
+                self._loop.stop()  # what was not passed on yet has been saved
+
+        self._saver.begin(self._session, self._machine, self._main, done, stop=stop)
+
+    def _go_on(self, relay: Relay) -> None:
+        """Begin with a machine that has been restored, and its payload."""
+        from apppot.agent import standstill
+
+        def running() -> None:
+            self._phase = Phase.RUNNING
+            self._signal(signal.SIGWINCH)
+
+        self._attach(standstill.adopt(self._session, relay, self._stdio))
+        standstill.go_on(self._session, relay, running)
 
     def _balance(self, pinned: tuple[int, ...]) -> None:
         balancer = Balancer(self._machine.pid, tuple(os.sched_getaffinity(0)), len(pinned))
@@ -164,9 +205,12 @@ class Driver:
         if self._terminated is not None:  # while the machine was prepared
             self._force(Source.FORCED)
             return
-        self._main = self._session.start(self._spec, self._stdio)
-        self._main.on_end = lambda _: self._payload_ended()
-        self._main.on_output_end = self._output_ended
+        self._attach(self._session.start(self._spec, self._stdio))
+
+    def _attach(self, payload: Command) -> None:
+        self._main = payload
+        payload.on_end = lambda _: self._payload_ended()
+        payload.on_output_end = self._output_ended
         if self._time_limit is not None:
             self._loop.timer("limit", self._time_limit, self._out_of_time)
 
@@ -252,6 +296,10 @@ class Driver:
             if self._raw:
                 self._raw.apply()
             self._relay(signal.SIGCONT)
+        elif self._cause is Source.CHECKPOINT:
+            return  # it is over
+        elif self._phase is Phase.RUNNING and self._saver and number == self._saver.habits.signal:
+            self._save_and_end()
         elif self._phase is Phase.BOOTING or self._phase is Phase.DOWN:
             self._error = AppPotError(
                 f"ended by {signal.Signals(number).name} before the payload had started"
@@ -265,6 +313,12 @@ class Driver:
             self._terminate(Source.FORCED, number)
         else:
             self._relay(number)
+
+    def _save_and_end(self) -> None:
+        try:
+            self.checkpoint(terminal.tell, stop=True)
+        except AppPotError as error:  # the run goes on
+            terminal.tell(error)
 
     def _relay(self, number: int) -> None:
         if self._main and self._main.state is not State.ENDED:
@@ -329,6 +383,8 @@ class Driver:
             return ExitStatus.SIGNAL_BASE + self._early_signal, Source.FORCED
         if self._cause is Source.TIME_LIMIT:
             return ExitStatus.TIME_LIMIT, Source.TIME_LIMIT
+        if self._cause is Source.CHECKPOINT:
+            return ExitStatus.CHECKPOINTED, Source.CHECKPOINT
         if result is None or result.failure:
             if self._cause is Source.FORCED and result is None:
                 return _FORCED, Source.FORCED

@@ -12,6 +12,7 @@ class ExitStatus(IntEnum):
     FAILURE = 1
     USAGE = 2
     CONFLICT = 3
+    CHECKPOINTED = 85
     TIME_LIMIT = 124
     MACHINE = 125
     CANNOT_EXECUTE = 126

@@ -16,6 +16,7 @@ class Source(StrEnum):
     PAYLOAD = "payload"
     TIME_LIMIT = "time-limit"
     FORCED = "forced"
+    CHECKPOINT = "checkpoint"
     APPPOT = "apppot"
 
 

@@ -27,10 +27,20 @@ if TYPE_CHECKING:
     from apppot.image.model import Image, ImageConfig, Layer
     from apppot.image.saving import Wanted
     from apppot.machine.choice import Choice
+    from apppot.machine.cpumodel import CpuModel
     from apppot.outcome import Outcome
 
 JOB = b"/job"
 _PATHS = ("/", "./", "../")  # an image that begins so is a raw disk
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The machine can be saved: the folder, and the signal that asks for it and ends the run."""
+
+    folder: str
+    signal: int | None = None
+    cpu_model: CpuModel | None = None  # None: the best that this host has
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class RunRequest:
     held: tuple[int, ...] = ()  # descriptors whose locks last as long as the machine
     before: tuple[Preparation, ...] = ()
     who: Identity | None = None  # goes before `user`
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -249,10 +260,7 @@ def run_for_user(
             request = replace(request, capture=place.capture)
         finished = run(request, image)
         outcome = finished.outcome
-        if outcome.message:
-            terminal.tell(AppPotError(outcome.message, hint=outcome.hint))
-        for note in outcome.notes:
-            terminal.tell(note)
+        tell_end(outcome)
         if file:
             file.write(finished)
         if place and outcome.captured:
@@ -260,6 +268,14 @@ def run_for_user(
         elif place and not outcome.message:
             terminal.tell(f"nothing was saved as {place.name}: the payload was ended by force")
     return int(outcome.status)
+
+
+def tell_end(outcome: Outcome) -> None:
+    """Tell the user what a run's exit status does not tell."""
+    if outcome.message:
+        terminal.tell(AppPotError(outcome.message, hint=outcome.hint))
+    for note in outcome.notes:
+        terminal.tell(note)
 
 
 def run(request: RunRequest, image: Image | None = None) -> Finished:
@@ -284,11 +300,19 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             from apppot.image import changefile
 
             image = changefile.stacked(image, request.changes)
-        choice = choose(request.engine, request.mode)
+        wanted = request.engine
+        if request.checkpoint:
+            from apppot.checkpoint import beginning
+
+            wanted = beginning.engine(request)
+        choice = choose(wanted, request.mode)
         if request.verbose:
             terminal.tell(choice)
         spec = machine_spec(request, image, who, choice)
         command = command_spec(request, image, who, os.environ)
+        saver = None
+        if request.checkpoint:
+            spec, saver = beginning.prepare(request, image, choice.name, spec, command, stack)
         rundir.sweep()
         engine = choice.engine()
         folder = stack.enter_context(RunDir.make())
@@ -317,28 +341,31 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             grace=request.grace,
             before=request.before,
             capture=capture,
+            saver=saver,
             notice=terminal.tell if request.verbose else lambda _: None,
         )
-        folder.record(_facts(request, image, choice, spec, command, began))
+        disk = request.image.startswith(_PATHS)
+        folder.record(facts(image, choice, spec, command, began, disk, request.job_dir))
         outcome = driver.drive(stack, host_cpus=spec.host_cpus)
         if staged:
             outcome = staged.bring_out(outcome)
     return Finished(image, choice.name, spec, command, began, time.time(), outcome)
 
 
-def _facts(
-    request: RunRequest,
+def facts(
     image: Image,
     choice: Choice,
     spec: MachineSpec,
     command: CommandSpec,
     began: float,
+    disk: bool = False,
+    job_dir: str | None = None,
 ) -> dict[str, object]:
     """Return what `apppot ps` shows of a machine, and what `exec` needs to know of it."""
     return {
         "pid": os.getpid(),
         "image": image.name,
-        "disk": request.image.startswith(_PATHS),
+        "disk": disk,
         "digest": image.digest,
         "command": [os.fsdecode(word) for word in command.arguments],
         "environment": [os.fsdecode(setting) for setting in command.environment],
@@ -351,7 +378,7 @@ def _facts(
         "engine": str(choice.name),
         "cpus": spec.cpus,
         "memory": spec.memory,
-        "job_dir": request.job_dir and os.path.abspath(request.job_dir),
+        "job_dir": job_dir and os.path.abspath(job_dir),
         "layers": [
             [layer.digest, layer.size, layer.path, layer.offset, layer.type, layer.content]
             for layer in image.layers

@@ -120,8 +120,9 @@ def adopt(session: Session, saved: Relay, stdio: tuple[int, int, int]) -> Comman
     return command
 
 
-def relay(command: Command, saved: Relay) -> None:
-    """Pass on what was left of the command's output, and connect its streams; before `thaw`."""
+def go_on(session: Session, saved: Relay, then: Callable[[], None]) -> None:
+    """Connect an adopted command's streams, pass on what was left of its output, and thaw."""
+    command = session.commands[saved.ident]
     command.connect(tuple(saved.outputs))
     for stream, output in saved.outputs.items():
         if output.pending:
@@ -129,3 +130,4 @@ def relay(command: Command, saved: Relay) -> None:
         if output.ended:
             command.output(stream, b"")
     command.begin(credit=saved.credit)
+    thaw(session, then)

@@ -10,6 +10,8 @@ VERBS: dict[str, str] = {
     "exec": "run one more command in a running machine",
     "commit": "keep what a running machine has changed as an image",
     "stop": "stop running machines",
+    "checkpoint": "save a running machine, so that it can be gone on with later",
+    "restore": "go on with a saved machine, here or on another computer",
     "logs": "show a machine's console",
     "prune": "remove what killed runs have left",
     "images": "list the images in the stores",
@@ -37,4 +39,4 @@ VERBS: dict[str, str] = {
 }
 
 # Verbs whose exit status is the payload's; their own failures are told apart by 125.
-PAYLOAD_VERBS = frozenset({"run", "shell", "exec"})
+PAYLOAD_VERBS = frozenset({"run", "shell", "exec", "restore"})

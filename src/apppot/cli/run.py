@@ -6,13 +6,14 @@ which is the current folder unless --job-dir says otherwise. Without a command, 
 
 from __future__ import annotations
 
+from apppot.cli.checkpoints import add_checkpoint_options, checkpoint_from
 from apppot.cli.options import (
     add_machine_options,
     add_save_options,
     request_from,
     wanted_from,
 )
-from apppot.lean import TYPE_CHECKING
+from apppot.lean import TYPE_CHECKING, replace
 from apppot.run import run_for_user
 
 if TYPE_CHECKING:
@@ -30,10 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_machine_options(parser)
     add_save_options(parser)
+    add_checkpoint_options(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     request = request_from(options, options.command, terminal=options.tty)
+    if options.checkpoint_dir is not None:
+        request = replace(request, checkpoint=checkpoint_from(options))
     save = wanted_from(options, options.save) if options.save else None
     return run_for_user(request, options.report, save)

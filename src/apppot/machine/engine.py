@@ -43,6 +43,8 @@ class Machine:
     helpers: dict[int, str] = field(default_factory=dict)
     end: ProcessEnd | None = None
     has_clock: bool = True  # the guest's clock is the host's
+    monitor: int | None = None  # what a machine that can be saved is asked by, and
+    scratch: int | None = None  # its disk; both are closed with the machine's stack
     launched: float = field(default_factory=time.monotonic)
 
     def kill(self) -> None:

@@ -55,6 +55,16 @@ class LayerFile:
 
 
 @dataclass(frozen=True)
+class Saving:
+    """What a machine has that can be saved, and what a saved one goes on from."""
+
+    cpu: str  # QEMU's words for the processor
+    machine: str = "q35"  # QEMU's machine type, with its version once it is known
+    memory: int | None = None  # the reading end of a pipe with the saved memory
+    disk: int | None = None  # the saved scratch disk
+
+
+@dataclass(frozen=True)
 class MachineSpec:
     """One virtual machine. Sizes in bytes; `host_cpus` are the host's CPUs that it may use."""
 
@@ -73,3 +83,4 @@ class MachineSpec:
     host_loopback: bool = False
     user: GuestUser | None = None
     kernel_arguments: tuple[str, ...] = ()
+    saving: Saving | None = None

@@ -12,7 +12,7 @@ from apppot.errors import MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine import guest, network, scratch, virtual
 from apppot.machine.engine import Engine, Hand, Machine
-from apppot.machine.model import MachineSpec, Network, Share
+from apppot.machine.model import MachineSpec, Network, Saving, Share
 from apppot.machine.rundir import CONSOLE, RunDir
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Descriptors:
     shares: tuple[Folder, ...] = ()
     scratch: int | None = None
     network: int | None = None
+    monitor: int | None = None
+    memory: int | None = None
 
 
 def kernel_arguments(accelerator: Accelerator, spec: MachineSpec) -> list[str]:
@@ -78,6 +80,9 @@ def kernel_arguments(accelerator: Accelerator, spec: MachineSpec) -> list[str]:
     if accelerator is Accelerator.TCG:
         # What protects from a processor's leaks has nothing to protect here, and is translated.
         arguments.append("mitigations=off")
+        if spec.saving:
+            # The time stamp counter is the host's: another host's may have another speed.
+            arguments.append("clocksource=hpet")
     return [*arguments, *spec.kernel_arguments]
 
 
@@ -88,24 +93,18 @@ def qemu_arguments(
 
     Raises MachineError if the machine would have more devices than a PC has places for.
     """
-    devices = list(_devices(spec, given))
-    if len(devices) > MOST_DEVICES:
-        raise MachineError(
-            f"{len(spec.layers)} layers and {len(spec.shares)} shared folders are more than the"
-            f" {MOST_DEVICES - 3} devices of a machine under {accelerator}",
-            hint="use fewer --bind, or an image with fewer layers",
-        )
-    placed = [
-        f"{device},addr={_SLOTS[n // _FUNCTIONS]:#x}.{n % _FUNCTIONS},multifunction=on"
-        for n, device in enumerate(devices)
-    ]
+    placed = _placed(spec, given)
+    cpu = "host" if accelerator is Accelerator.KVM else "max,la57=off"
+    machine = "q35"
+    if spec.saving:
+        cpu, machine = spec.saving.cpu, spec.saving.machine
     # fmt: off
     return [
         program,
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        "-machine", f"q35,accel={accelerator},{_MACHINE}",
-        "-cpu", "host" if accelerator is Accelerator.KVM else "max,la57=off",
+        "-machine", f"{machine},accel={accelerator},{_MACHINE}",
+        "-cpu", cpu,
         "-smp", str(spec.cpus),
         "-m", f"{spec.memory >> 10}k",
         "-kernel", f"/proc/self/fd/{given.kernel}",
@@ -117,6 +116,38 @@ def qemu_arguments(
         "-device", "virtserialport,chardev=channel,nr=1",
     ]
     # fmt: on
+
+
+def layout(spec: MachineSpec) -> str:
+    """Return a digest of the machine's devices and their places."""
+    import hashlib  # only for machines that can be saved
+
+    given = Descriptors(
+        channel=0,
+        console=0,
+        kernel=0,
+        initrd=0,
+        run=0,
+        layers=(0,) * len(spec.layers),
+        scratch=None if spec.scratch is None else 0,
+        network=0 if spec.network is Network.USER else None,
+    )
+    return hashlib.sha256("\n".join([_MACHINE, *_placed(spec, given)]).encode()).hexdigest()
+
+
+def _placed(spec: MachineSpec, given: Descriptors) -> list[str]:
+    """Return the devices with their places on the bus; raises MachineError."""
+    devices = list(_devices(spec, given))
+    if len(devices) > MOST_DEVICES:
+        raise MachineError(
+            f"{len(spec.layers)} layers and {len(spec.shares)} shared folders are more than the"
+            f" {MOST_DEVICES - 3} devices of a machine under QEMU",
+            hint="use fewer --bind, or an image with fewer layers",
+        )
+    return [
+        f"{device},addr={_SLOTS[n // _FUNCTIONS]:#x}.{n % _FUNCTIONS},multifunction=on"
+        for n, device in enumerate(devices)
+    ]
 
 
 def _backends(spec: MachineSpec, given: Descriptors) -> Iterator[str]:
@@ -138,6 +169,11 @@ def _backends(spec: MachineSpec, given: Descriptors) -> Iterator[str]:
         )
     if given.network is not None:
         yield from ("-netdev", f"socket,id=network,fd={given.network}")
+    if given.monitor is not None:
+        yield from ("-chardev", f"socket,id=monitor,fd={given.monitor}")
+        yield from ("-mon", "chardev=monitor,mode=control")
+    if given.memory is not None:
+        yield from ("-incoming", f"fd:{given.memory}")
 
 
 def _disk(name: str, number: int, *, writable: bool, flush: bool = True) -> Iterator[str]:
@@ -255,6 +291,12 @@ class QemuEngine(Engine):
                     vhost_user=False,
                 )
                 helpers[pid] = "passt"
+            monitor = disk = None
+            if spec.saving:
+                monitor, given = _monitor(spec.saving, given, hand, stack)
+                if given.scratch is not None:
+                    disk = os.dup(hand.map[given.scratch])
+                    stack.callback(os.close, disk)
             confine = tools.file(kit.CONFINE)
             pid = process.spawn(
                 [
@@ -273,6 +315,8 @@ class QemuEngine(Engine):
             console=console,
             helpers=helpers,
             has_clock=False,
+            monitor=monitor,
+            scratch=disk,
         )
         stack.callback(machine.kill)
         return machine
@@ -300,6 +344,19 @@ class QemuEngine(Engine):
         from apppot.machine import ended
 
         return ended.error(machine.reap().status, machine.console_tail())
+
+
+def _monitor(
+    saving: Saving, given: Descriptors, hand: Hand, stack: ExitStack
+) -> tuple[int, Descriptors]:
+    """Give QEMU its end of a monitor, and the saved memory if there is one; return our end."""
+    ours, theirs = socketpair()
+    monitor = ours.detach()
+    stack.callback(os.close, monitor)
+    given = replace(given, monitor=hand.give(theirs.detach()))
+    if saving.memory is not None:
+        given = replace(given, memory=hand.give(os.dup(saving.memory)))
+    return monitor, given
 
 
 def _open_share(hand: Hand, share: Share) -> Folder:

@@ -90,6 +90,8 @@ def give_disk(spec: MachineSpec, tools: Kit, hand: Hand) -> int | None:
 
     Raises MachineError.
     """
+    if spec.saving and spec.saving.disk is not None:
+        return hand.give(os.dup(spec.saving.disk))
     if spec.scratch_file:
         return hand.open(spec.scratch_file, os.O_RDWR, "the file of changes")
     if spec.scratch is None:

@@ -1,0 +1,121 @@
+"""Begin a run whose machine can be saved: what it cannot have, and what it has for that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apppot import config, kit
+from apppot.checkpoint.folder import Folder
+from apppot.checkpoint.manifest import Blob, Habits, Hardware, SavedImage
+from apppot.checkpoint.saving import Saver
+from apppot.errors import UsageError
+from apppot.lean import replace
+from apppot.machine import cpumodel, virtual
+from apppot.machine.cpumodel import CpuModel
+from apppot.machine.model import EngineName, Saving
+from apppot.machine.qemu import Accelerator, layout
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from apppot.agent.spec import CommandSpec
+    from apppot.image.model import Image
+    from apppot.machine.model import MachineSpec
+    from apppot.run import RunRequest
+
+_FOLDERS = "a shared folder is the host's, and cannot be saved with the machine"
+
+
+def engine(request: RunRequest) -> EngineName:
+    """Return which engine can run a machine that can be saved; raises UsageError.
+
+    The best that works may be `uml`, which cannot: unless that was named, it is another one.
+    """
+    _check(request)
+    wanted = request.engine
+    if wanted is None:
+        setting = config.text("run.engine")
+        wanted = EngineName(setting) if setting in list(EngineName) else EngineName.AUTO
+    if wanted in (EngineName.KVM, EngineName.TCG):
+        return wanted
+    if wanted is EngineName.AUTO or request.engine is None:
+        return EngineName.KVM if virtual.kvm().works else EngineName.TCG
+    raise UsageError(
+        f"a machine of the engine {wanted} cannot be saved",
+        hint="--engine kvm can (and tcg, where there is no KVM); without --engine it is chosen",
+    )
+
+
+def _check(request: RunRequest) -> None:
+    """Raise UsageError if a machine has what cannot be saved."""
+    if request.job_dir is not None:
+        raise UsageError(
+            f"--checkpoint-dir: {_FOLDERS}, and the job folder is one",
+            hint="give --no-job-dir: the payload starts in / then; its input and output are its"
+            " standard streams, the image, and the network",
+        )
+    for what, given, hint in (
+        (f"--bind: {_FOLDERS}", request.binds, "put what is to be read in an image"),
+        ("a raw disk cannot be saved", request.write or request.partition, "apppot import"),
+        ("a raw disk cannot be saved", request.image.startswith(("/", "./", "../")), ""),
+        (
+            "--changes: only an image of the store is found again where the machine goes on",
+            request.changes,
+            "make an image of the changes with 'apppot changes apply'",
+        ),
+        ("--save does not go with --checkpoint-dir", request.capture, "use 'apppot commit ID'"),
+        ("--uml-mode: User-Mode Linux cannot be saved", request.mode, "leave it out"),
+        ("a disk of changes cannot be saved", request.scratch_file, ""),
+    ):
+        if given:
+            raise UsageError(what, hint=hint)
+
+
+def prepare(
+    request: RunRequest,
+    image: Image,
+    name: EngineName,
+    spec: MachineSpec,
+    command: CommandSpec,
+    stack: ExitStack,
+) -> tuple[MachineSpec, Saver]:
+    """Return the machine with what it needs to be saved, and what saves it; raises UsageError."""
+    wish = request.checkpoint
+    assert wish
+    folder = Folder(wish.folder, stack)
+    if folder.used:
+        raise UsageError(
+            f"{wish.folder} holds a checkpoint already",
+            hint=f"'apppot restore {wish.folder}' goes on with it; to begin anew, remove it first",
+        )
+    accelerator = Accelerator(name)
+    vendor, model = "", wish.cpu_model or CpuModel.V3
+    if accelerator is Accelerator.KVM:
+        host = cpumodel.processor()
+        vendor, model = host.vendor, wish.cpu_model or cpumodel.best(host)
+    spec = replace(spec, saving=Saving(cpumodel.qemu_model(model, vendor)))
+    files = kit.find().manifest.files
+    hardware = Hardware(
+        engine=name,
+        hostname=spec.hostname,
+        cpus=spec.cpus,
+        memory=spec.memory,
+        scratch=spec.scratch,
+        network=spec.network,
+        host_loopback=spec.host_loopback,
+        kernel_arguments=spec.kernel_arguments,
+        user=spec.user,
+        cpu_model=model,
+        vendor=vendor,
+        qemu="",
+        machine_type="",
+        layout=layout(spec),
+        kernel=files[kit.PC_KERNEL].sha256,
+        agent=files[kit.AGENT].sha256,
+    )
+    saved = SavedImage(
+        image.name,
+        image.digest,
+        tuple(Blob(layer.digest, layer.size) for layer in image.layers),
+    )
+    return spec, Saver(folder, saved, hardware, command, Habits(request.grace, wish.signal))

@@ -1,0 +1,130 @@
+"""A checkpoint's folder: a new one takes the old one's place when it is whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from apppot.checkpoint import manifest
+from apppot.checkpoint.manifest import Blob
+from apppot.errors import MachineError, UsageError
+from apppot.image import aside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import ExitStack
+
+    from apppot.checkpoint.manifest import Manifest
+
+_MEMORY, _DISK = "memory-", "disk-"
+_PIECE = 1 << 30  # bytes for one call of the system
+_FICLONE = 0x40049409
+
+
+class Folder:
+    """The folder that a run keeps its checkpoint in; nobody else writes to it meanwhile."""
+
+    def __init__(self, path: str, stack: ExitStack) -> None:
+        """Make the folder if it is not there; raises UsageError."""
+        self.path = os.path.abspath(path)
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UsageError(
+                f"checkpoints cannot be kept in {path}: {error.strerror}",
+                hint="name a folder of yours with --checkpoint-dir",
+            ) from error
+        stack.callback(os.close, self._lock)
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise UsageError(f"checkpoints cannot be kept in {path}: it is not writable")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise UsageError(
+                    f"another run keeps its checkpoint in {path}",
+                    hint="each run needs a folder of its own",
+                ) from error
+            # else this file system has no locks
+
+    @property
+    def used(self) -> bool:
+        """Whether there is a checkpoint."""
+        return os.path.lexists(os.path.join(self.path, manifest.NAME))
+
+    @contextlib.contextmanager
+    def file(self, kind: str) -> Iterator[tuple[int, str]]:
+        """Give the descriptor and the name of a new file, which is there if no error comes."""
+        name = kind + os.urandom(4).hex()
+        with aside.whole(os.path.join(self.path, name), mode=0o600) as file:
+            yield file.fileno(), name
+
+    def memory(self) -> contextlib.AbstractContextManager[tuple[int, str]]:
+        """Give a file for the machine's memory."""
+        return self.file(_MEMORY)
+
+    def keep_disk(self, files: ExitStack, disk: int, *, final: bool) -> tuple[int, Blob]:
+        """Keep a machine's disk, that stands still until `files` is closed; for good if `final`.
+
+        Returns the descriptor of what is kept, and its name and size.
+        """
+        size = os.fstat(disk).st_size
+        if final:
+            name = _DISK + os.urandom(4).hex()
+            with contextlib.suppress(OSError):  # of another file system, or had a name once
+                os.link(f"/proc/self/fd/{disk}", os.path.join(self.path, name))
+                os.fsync(disk)
+                return disk, Blob(name, size)
+        target, name = files.enter_context(self.file(_DISK))
+        copy(disk, target)
+        return target, Blob(name, size)
+
+    def commit(self, done: Manifest) -> None:
+        """Let a checkpoint, whose files are there, be the one that the folder holds."""
+        with aside.whole(os.path.join(self.path, manifest.NAME), mode=0o600) as file:
+            file.write(manifest.render(done))
+        os.fsync(self._lock)
+        self.tidy(done)
+
+    def tidy(self, kept: Manifest | None) -> None:
+        """Remove the files of earlier checkpoints, and of those that were not finished."""
+        names = {blob.name for blob in (kept.memory, kept.disk) if blob} if kept else set()
+        for name in os.listdir(self.path):
+            if name.startswith((_MEMORY, _DISK)) and name not in names:
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self.path, name))
+
+
+def copy(source: int, target: int) -> None:
+    """Copy a file; what is not there takes no room. Raises OSError."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    at = 0
+    while at < size:
+        try:
+            begin = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        at = os.lseek(source, begin, os.SEEK_HOLE)
+        _copy_part(source, target, begin, at)
+
+
+def _copy_part(source: int, target: int, begin: int, end: int) -> None:
+    while begin < end:
+        piece = min(end - begin, _PIECE)
+        try:
+            done = os.copy_file_range(source, target, piece, begin, begin)
+        except OSError:  # between file systems, on some kernels
+            done = os.pwrite(target, os.pread(source, min(piece, 1 << 20), begin), begin)
+        if not done:
+            raise MachineError("a disk became shorter while it was copied")
+        begin += done

@@ -1,0 +1,240 @@
+"""Go on with a saved machine: check that it can run here, start it, and be its launcher."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apppot import paths, process
+from apppot.agent import standstill, terminal
+from apppot.agent.loop import Loop
+from apppot.checkpoint import manifest as manifests
+from apppot.checkpoint.folder import Folder, copy
+from apppot.checkpoint.manifest import Habits
+from apppot.checkpoint.saving import Saver
+from apppot.drive import Driver
+from apppot.errors import AppPotError, MachineError
+from apppot.image import store
+from apppot.lean import replace
+from apppot.machine import choice, cpumodel, limits, rundir, scratch, virtual
+from apppot.machine.model import EngineName, LayerFile, MachineSpec, Saving
+from apppot.machine.monitor import Monitor
+from apppot.machine.qemu import layout
+from apppot.machine.rundir import RunDir
+from apppot.run import Finished, facts, tell_end
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from apppot.checkpoint.manifest import Hardware, Manifest
+    from apppot.image.model import Image
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """What `apppot restore` was asked for; None: as the run that was saved."""
+
+    folder: str
+    signal: int | None = None
+    grace: float | None = None
+    time_limit: float | None = None
+    verbose: bool = False
+
+
+def restore_for_user(request: RestoreRequest, report_path: str | None) -> int:
+    """Go on with a machine, tell the user what went wrong, and return the exit status."""
+    process.hold_signals()
+    with contextlib.ExitStack() as stack:
+        file = None
+        if report_path:
+            from apppot.report import ReportFile
+
+            file = stack.enter_context(ReportFile(report_path))
+        finished = restore(request)
+        tell_end(finished.outcome)
+        if file:
+            file.write(finished)
+    return int(finished.outcome.status)
+
+
+def restore(request: RestoreRequest) -> Finished:
+    """Go on with a machine to its end; raises AppPotError if it cannot run here."""
+    began = time.time()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(process.signals_held())
+        folder = Folder(request.folder, stack)
+        saved = manifests.read(folder.path)
+        if saved.command.terminal:
+            terminal.find()
+        image = find_image(saved)
+        chosen = choice.choose(saved.hardware.engine)
+        check_host(saved.hardware)
+        if request.verbose:
+            terminal.tell(f"saved on {saved.host}, {time.ctime(saved.saved)}; {chosen}")
+        spec = machine_spec(saved, image)
+        habits = Habits(
+            saved.habits.grace if request.grace is None else request.grace,
+            request.signal or saved.habits.signal,
+        )
+        rundir.sweep()
+        engine = chosen.engine()
+        own = stack.enter_context(RunDir.make())
+        with saved_files(folder, saved) as (memory, disk):
+            saving = Saving(
+                cpumodel.qemu_model(saved.hardware.cpu_model, saved.hardware.vendor),
+                saved.hardware.machine_type,
+                memory,
+                disk,
+            )
+            machine = engine.start(replace(spec, saving=saving), own, stack)
+        monitor = stack.enter_context(Monitor(machine.monitor or 0))
+        try:
+            monitor.wait_until_loaded()
+            monitor.go_on()
+        except MachineError as error:
+            raise _not_loaded(error, machine.console_tail()) from error
+        session = standstill.resume(Loop(), machine.channel, saved.conversation)
+        stack.callback(session.close)
+        saver = Saver(folder, saved.image, saved.hardware, saved.command, habits)
+        saver.continues(monitor, saved)
+        driver = Driver(
+            engine,
+            machine,
+            session,
+            saved.command,
+            stdio=(0, 1, 2),
+            time_limit=request.time_limit,
+            grace=habits.grace,
+            saver=saver,
+            resumed=saved.conversation.relay,
+            notice=terminal.tell if request.verbose else lambda _: None,
+        )
+        own.record(facts(image, chosen, spec, saved.command, began))
+        outcome = driver.drive(stack, host_cpus=spec.host_cpus)
+    return Finished(image, chosen.name, spec, saved.command, began, time.time(), outcome)
+
+
+def find_image(saved: Manifest) -> Image:
+    """Return the image whose layers are the machine's disks; raises AppPotError."""
+    try:
+        image = store.resolve(saved.image.digest)
+    except AppPotError as error:
+        raise MachineError(
+            f"the image under the saved machine is not in a store here: {saved.image.name}"
+            f" ({saved.image.digest})",
+            hint=f"fetch just that one: apppot pull, or apppot load, {saved.image.name}",
+        ) from error
+    found = tuple((layer.digest, layer.size) for layer in image.layers)
+    wanted = tuple((layer.name, layer.size) for layer in saved.image.layers)
+    if found != wanted:
+        raise MachineError(
+            f"the layers of {saved.image.name} were made anew since the machine was saved",
+            hint="restore it where the same layers are: "
+            + ", ".join(digest for digest, _ in wanted if digest not in dict(found)),
+        )
+    return image
+
+
+def check_host(hardware: Hardware) -> None:
+    """Raise MachineError if this host's QEMU or processor cannot go on with a machine."""
+    here = qemu_version()
+    if numbers(here) < numbers(hardware.qemu):
+        raise MachineError(
+            f"the machine was saved by QEMU {hardware.qemu}, and the one here is older: {here}",
+            hint=f"restore it where QEMU is {hardware.qemu} or newer",
+        )
+    if hardware.engine is not EngineName.KVM:
+        return
+    processor = cpumodel.processor()
+    missing = cpumodel.missing(hardware.cpu_model, processor)
+    if missing:
+        raise MachineError(
+            f"this processor does not have all of {hardware.cpu_model}: {', '.join(missing)}",
+            hint="restore it on a newer one; --cpu-model x86-64-v2 makes machines for old ones",
+        )
+    if processor.vendor != hardware.vendor:
+        raise MachineError(
+            f"the machine ran on a processor of {hardware.vendor}, and this one is of"
+            f" {processor.vendor}: its kernel is set up for the other",
+            hint="restore it on a computer with a processor of the same vendor",
+        )
+
+
+def qemu_version() -> str:
+    """Return the version of this host's QEMU."""
+    said = process.run([virtual.program(), "--version"]).stdout.decode("utf-8", "replace")
+    found = re.search(r"version (\d+\.\d+\.\d+)", said)
+    return found[1] if found else "0"
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return a version as it is compared; a later correction is no older version."""
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def machine_spec(saved: Manifest, image: Image) -> MachineSpec:
+    """Return the machine; raises MachineError if this AppPot would make another one of it."""
+    hardware = saved.hardware
+    spec = MachineSpec(
+        hostname=hardware.hostname,
+        layers=tuple(LayerFile(layer.path) for layer in image.layers),
+        cpus=hardware.cpus,
+        host_cpus=tuple(limits.allowed_cpus()),
+        memory=hardware.memory,
+        scratch=hardware.scratch,
+        network=hardware.network,
+        host_loopback=hardware.host_loopback,
+        user=hardware.user,
+        kernel_arguments=hardware.kernel_arguments,
+    )
+    if layout(spec) != hardware.layout:
+        raise MachineError(
+            f"the machine was saved by AppPot {saved.apppot}, whose machines have other devices",
+            hint="restore it with that version",
+        )
+    return spec
+
+
+@contextlib.contextmanager
+def saved_files(folder: Folder, saved: Manifest) -> Iterator[tuple[int, int | None]]:
+    """Give the reading end of a pipe with the saved memory, and a copy of the saved disk.
+
+    The folder stays as it is, so that the machine can be restored again if this run is killed.
+    """
+    with contextlib.ExitStack() as stack:
+        disk = None
+        if saved.disk:
+            disk = scratch.nameless_file(paths.scratch_dir())
+            stack.callback(os.close, disk)
+            with open(os.path.join(folder.path, saved.disk.name), "rb") as file:
+                copy(file.fileno(), disk)
+        memory = os.open(os.path.join(folder.path, saved.memory.name), os.O_RDONLY | os.O_CLOEXEC)
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        stack.callback(os.close, reader)
+        threading.Thread(target=_feed, args=(memory, writer), daemon=True).start()
+        yield reader, disk
+
+
+def _feed(memory: int, writer: int) -> None:
+    """Give all of a file to whoever reads a pipe; ends with its reader."""
+    with contextlib.suppress(OSError):
+        while os.splice(memory, writer, _PIECE):
+            pass
+    os.close(writer)
+    os.close(memory)
+
+
+def _not_loaded(error: MachineError, console: str) -> MachineError:
+    lines = [line for line in console.splitlines() if line.strip()]
+    last = f"; QEMU said last: {lines[-1].strip()}" if lines else ""
+    return MachineError(
+        f"the saved machine could not be loaded: {error.message}{last}",
+        hint="was it saved by a newer QEMU, or is its file damaged?",
+    )

@@ -1,0 +1,225 @@
+"""Save a running machine: bring it to a standstill, write it to its folder, and let it go on."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from apppot import __version__
+from apppot.agent import standstill
+from apppot.agent.session import State
+from apppot.checkpoint.manifest import Blob, Habits, Hardware, Manifest, SavedImage
+from apppot.errors import AppPotError, MachineError
+from apppot.machine.monitor import Monitor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apppot.agent.session import Command, Session
+    from apppot.agent.spec import CommandSpec
+    from apppot.checkpoint.folder import Folder
+    from apppot.machine.engine import Machine
+
+PATIENCE = 60.0  # seconds for the guest to come to a standstill
+_TIMER = "standstill"
+_PIPE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint took: bytes on disk, and the seconds that the payload stood still."""
+
+    folder: str
+    size: int
+    seconds: float
+
+    def __str__(self) -> str:
+        size, seconds = self.size / 1e6, self.seconds
+        return f"saved in {self.folder} ({size:.0f} MB; the payload stood for {seconds:.1f} s)"
+
+
+class Saver:
+    """Saves one machine into its folder, as often as it is asked to."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        image: SavedImage,
+        hardware: Hardware,
+        command: CommandSpec,
+        habits: Habits,
+    ) -> None:
+        self.folder = folder
+        self.image = image
+        self.habits = habits
+        self._hardware = hardware
+        self._command = command
+        self._monitor: Monitor | None = None
+        self._busy = False
+        self._last: Manifest | None = None
+
+    def continues(self, monitor: Monitor, last: Manifest) -> None:
+        """Go on with a restored machine, whose monitor is connected already."""
+        self._monitor, self._last = monitor, last
+
+    def begin(
+        self,
+        session: Session,
+        machine: Machine,
+        payload: Command,
+        then: Callable[[Saved | AppPotError], None],
+        *,
+        stop: bool,
+    ) -> None:
+        """Save the machine, and tell `then`; it goes on unless it is saved and to `stop`.
+
+        Raises MachineError if it cannot be asked for now.
+        """
+        if self._busy:
+            raise MachineError("the machine is being saved already")
+        if not standstill.can_freeze(session):
+            raise MachineError(
+                "the kit's agent cannot be saved: it is of an older version",
+                hint="make a new kit with 'apppot kit build'",
+            )
+        _check_alone(session, payload)
+        self._busy = True
+
+        def late() -> None:
+            session.on_frozen = lambda: self._go_on(session)
+            then(MachineError(f"the guest did not come to a standstill within {PATIENCE:.0f} s"))
+
+        def frozen() -> None:
+            session.loop.cancel(_TIMER)
+            then(self._save(session, machine, payload, stop=stop))
+
+        session.loop.timer(_TIMER, PATIENCE, late)
+        standstill.freeze(session, resident(machine.pid, self._hardware.memory), frozen)
+
+    def _go_on(self, session: Session) -> None:
+        if self._monitor:
+            self._monitor.go_on()
+        self._busy = False
+        standstill.thaw(session, lambda: None)
+
+    def _save(
+        self, session: Session, machine: Machine, payload: Command, *, stop: bool
+    ) -> Saved | AppPotError:
+        try:
+            if payload.state is State.ENDED:
+                raise MachineError("the payload has ended meanwhile")
+            self._monitor = self._monitor or Monitor(machine.monitor or 0)
+            return self._write(self._monitor, session, machine, payload, stop=stop)
+        except OSError as error:
+            return self._failed(
+                session,
+                MachineError(
+                    f"the machine could not be saved in {self.folder.path}: {error.strerror}",
+                    hint="is there room for its memory and its scratch disk?",
+                ),
+            )
+        except AppPotError as error:
+            return self._failed(session, error)
+
+    def _failed(self, session: Session, error: AppPotError) -> AppPotError:
+        """Let the machine go on as if nothing had been asked for."""
+        self.folder.tidy(self._last)
+        if session.held is not None:
+            with contextlib.suppress(MachineError):  # a machine that died is seen elsewhere
+                self._go_on(session)
+        return error
+
+    def _write(
+        self, monitor: Monitor, session: Session, machine: Machine, payload: Command, *, stop: bool
+    ) -> Saved:
+        began = time.monotonic()
+        monitor.stop()
+        version, machine_type = monitor.facts()
+        disk = None
+        with contextlib.ExitStack() as files:
+            target, name = files.enter_context(self.folder.memory())
+            _receive(monitor, target)
+            memory = Blob(name, os.fstat(target).st_size)
+            size = os.fstat(target).st_blocks
+            if machine.scratch is not None:
+                kept, disk = self.folder.keep_disk(files, machine.scratch, final=stop)
+                size += os.fstat(kept).st_blocks
+            done = Manifest(
+                apppot=__version__,
+                host=os.uname().nodename,
+                saved=time.time(),
+                image=self.image,
+                hardware=replace(self._hardware, qemu=version, machine_type=machine_type),
+                command=self._command,
+                habits=self.habits,
+                conversation=standstill.conversation(session, payload),
+                memory=memory,
+                disk=disk,
+            )
+            if not stop:
+                self._go_on(session)
+            seconds = time.monotonic() - began
+        self.folder.commit(done)
+        self._last = done
+        return Saved(self.folder.path, size * 512, seconds)
+
+
+def _check_alone(session: Session, payload: Command) -> None:
+    """Raise MachineError unless the payload is the only command that runs."""
+    running = [each for each in session.commands.values() if each.state is not State.ENDED]
+    if payload not in running:
+        raise MachineError("the payload does not run (any more)")
+    if len(running) > 1:
+        raise MachineError(
+            f"besides the payload, {len(running) - 1} commands of 'apppot exec' run in the machine",
+            hint="their callers could not be given their output later: wait until they have ended",
+        )
+
+
+def resident(pid: int, memory: int) -> int:
+    """Return how much of a machine's memory the host holds, 0 if that is not known."""
+    try:
+        with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError:
+        return 0
+    found = re.search(rf"^Size: *{memory >> 10} kB\n(?:.*\n)*?Rss: *(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
+
+
+def _receive(monitor: Monitor, target: int) -> None:
+    """Write what QEMU says of the machine's state to a file.
+
+    By way of a pipe: versions of QEMU differ in how they take files, and none opens one itself.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    trouble: list[OSError] = []
+    thread = threading.Thread(target=_drain, args=(reader, target, trouble))
+    thread.start()
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE)
+        monitor.save(writer)
+    finally:
+        os.close(writer)
+        thread.join()
+        os.close(reader)
+    if trouble:
+        raise trouble[0]
+
+
+def _drain(reader: int, target: int, trouble: list[OSError]) -> None:
+    """Move all from a pipe to a file; if that fails, throw the rest away."""
+    try:
+        while os.splice(reader, target, _PIPE):
+            pass
+    except OSError as error:
+        trouble.append(error)
+        while os.read(reader, _PIPE):
+            pass

@@ -66,7 +66,7 @@ xl list; ls -A /tmp | grep apppot-run; ls -A $APPPOT_RUNTIME_DIR; losetup -a
 """
 KILLED = """
 begin killed
-apppot run --engine xen --network none --no-job-dir small:1 -- /bin/sleep 1000 &
+python3 -m apppot run --engine xen --network none --no-job-dir small:1 -- /bin/sleep 1000 &
 pid=$!
 n=0; until xl list | grep -q apppot- || [ $n -gt PATIENCE ]; do n=$((n+1)); sleep 1; done
 xl list; kill -9 $pid
@@ -78,7 +78,7 @@ apppot() { python3 -m apppot "$@"; }
 export PYTHONPATH=/apppot APPPOT_KIT=/kit APPPOT_STORE=/store APPPOT_MEMORY=256M
 export APPPOT_RUNTIME_DIR=/run/machines PYTHONDONTWRITEBYTECODE=1 TMPDIR=/tmp
 begin doctor
-apppot doctor xen
+apppot doctor xen 2>/dev/null
 """
 
 

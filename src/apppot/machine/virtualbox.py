@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
+import uuid
 
 from apppot import kit, process
 from apppot.errors import AppPotError, MachineError
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 DRIVER = "/dev/vboxdrv"
 CHANNEL = "/dev/ttyS0"
 SECTOR = 512
-HEAD, DISK, SERIAL, LOG = "head.raw", "disk.vmdk", "serial", "virtualbox.log"
+HEAD, TAIL, DISK = "head.raw", "tail.raw", "disk.vmdk"
+SERIAL, LOG = "serial", "virtualbox.log"
 _PATIENCE = 60.0  # seconds for VirtualBox to start a machine
-_TABLE = 1  # the sector of the boot loader's table
+_TABLE = 64  # the sector of the boot loader's table, after that of the partitions
 _ALIGNED = 2048
 
 
@@ -47,10 +48,10 @@ def kernel_arguments(spec: MachineSpec) -> list[str]:
     return [*fixed, *spec.kernel_arguments]
 
 
-def head(tools: kit.Kit, arguments: list[str], scratch: tuple[int, int] | None = None) -> bytes:
-    """Return the disk's begin: boot loader, kernel, agent; raises AppPotError.
+def boot_area(tools: kit.Kit, arguments: list[str]) -> tuple[bytes, bytes]:
+    """Return the boot code, and what is on the disk from the loader's table on.
 
-    `scratch` is the first sector and the count of what is to be the disk's first partition.
+    That is the kernel and the agent; raises AppPotError.
     """
     from apppot.image.bootdisk import linux
 
@@ -60,25 +61,38 @@ def head(tools: kit.Kit, arguments: list[str], scratch: tuple[int, int] | None =
 
     kernel, initrd = linux.parse(read(kit.PC_KERNEL)), read(kit.AGENT)
     real_mode = linux.real_mode(kernel, " ".join(arguments).encode(), len(initrd))
-    protected = _whole(kernel.image[kernel.setup :])
-    pieces, at = [], _TABLE + 1
+    contents, pieces, at = [], [], _TABLE + 1
     for content, address in (
         (real_mode, linux.SETUP_ADDRESS),
-        (protected, linux.KERNEL_ADDRESS),
-        (_whole(initrd), kernel.initrd_address),
+        (kernel.image[kernel.setup :], linux.KERNEL_ADDRESS),
+        (initrd, kernel.initrd_address),
     ):
-        pieces.append(linux.Piece(at, len(content) // SECTOR, address))
-        at += len(content) // SECTOR
-    sector = bytearray(linux.boot_sector(read(kit.BIOS_LOADER), _TABLE).ljust(SECTOR, b"\0"))
-    if scratch:
-        struct.pack_into("<8B2I", sector, 446, 0, *b"\xff\xff\xff\x83\xff\xff\xff", *scratch)
-    sector[510:] = b"\x55\xaa"
-    whole = b"".join((sector, linux.table(pieces), real_mode, protected, _whole(initrd)))
-    return whole.ljust(-(-len(whole) // (_ALIGNED * SECTOR)) * _ALIGNED * SECTOR, b"\0")
+        contents.append(_whole(content))
+        pieces.append(linux.Piece(at, len(contents[-1]) // SECTOR, address))
+        at += pieces[-1].count
+    code = linux.boot_sector(read(kit.BIOS_LOADER), _TABLE)
+    return code, b"".join((linux.table(pieces), *contents))
 
 
 def _whole(content: bytes) -> bytes:
     return content.ljust(-(-len(content) // SECTOR) * SECTOR, b"\0")
+
+
+def tables(code: bytes, parts: list[tuple[int, int]], sectors: int) -> tuple[bytes, bytes]:
+    """Return a disk's first and last sectors; `parts` are its partitions' begins and lengths.
+
+    Raises MachineError if these are too many.
+    """
+    from apppot.image.bootdisk import gpt
+
+    if len(parts) > gpt.ENTRIES:
+        raise MachineError(f"{len(parts)} layers are more than a disk can have partitions")
+    space = uuid.UUID("b4b9a6fe-6a34-5d3c-93b5-0c1c7ad6e7b2")
+    entries = [
+        gpt.Entry(gpt.LINUX, uuid.uuid5(space, str(n)), f"part{n}", first, count)
+        for n, (first, count) in enumerate(parts)
+    ]
+    return gpt.head(space, entries, sectors, code), gpt.tail(space, entries, sectors)
 
 
 def description(extents: list[Extent], identity: str) -> str:
@@ -129,14 +143,13 @@ def commands(
     # fmt: on
 
 
-def guest_spec(spec: MachineSpec, begins: list[int], *, scratch: bool) -> GuestSpec:
-    """Return what the agent is asked to set up; layers begin at these sectors of the one disk."""
+def guest_spec(spec: MachineSpec, *, scratch: bool) -> GuestSpec:
+    """Return what the agent is asked to set up: layers, then scratch, are the disk's partitions."""
     made = guest.common(spec, "sd", (), scratch=scratch)
     layers = tuple(
-        replace(layer, device="/dev/sda", offset=layer.offset + begin * SECTOR)
-        for layer, begin in zip(made.layers, begins, strict=True)
+        replace(layer, device=f"/dev/sda{number}") for number, layer in enumerate(made.layers, 1)
     )
-    return replace(made, layers=layers, scratch="/dev/sda1" if scratch else "")
+    return replace(made, layers=layers, scratch=f"/dev/sda{len(layers) + 1}" if scratch else "")
 
 
 def problem() -> str:
@@ -181,7 +194,7 @@ class VirtualBoxEngine(Engine):
         }
         stack.callback(undo.act, run.path)
         undo.write(run.path, [[manage, "controlvm", name, "poweroff"]], [folder], settings)
-        begins, scratch = join(spec, tools, run, kernel_arguments(spec))
+        scratch = join(spec, tools, run, kernel_arguments(spec))
         serial, console = run.file(SERIAL), run.file(CONSOLE)
         environment = process.clean_environment(settings)
         with socket.socket(socket.AF_UNIX) as listener:
@@ -196,7 +209,7 @@ class VirtualBoxEngine(Engine):
             machine = Machine(
                 pid=runfiles.spawn(spec, log, words, settings),
                 channel=-1,
-                guest=guest_spec(spec, begins, scratch=scratch),
+                guest=guest_spec(spec, scratch=scratch),
                 run=run,
                 console=console,
                 has_clock=False,
@@ -212,17 +225,18 @@ class VirtualBoxEngine(Engine):
         return ended.error(machine.reap().status, machine.console_tail())
 
 
-def join(
-    spec: MachineSpec, tools: kit.Kit, run: RunDir, arguments: list[str]
-) -> tuple[list[int], bool]:
-    """Write the disk's description and its begin into the run's folder.
+def join(spec: MachineSpec, tools: kit.Kit, run: RunDir, arguments: list[str]) -> bool:
+    """Write the disk's description, its begin and its end into the run's folder.
 
-    Return the first sectors of the layers, and whether there is a scratch disk. Raises AppPotError.
+    Return whether there is a scratch disk. Raises AppPotError.
     """
+    from apppot.image.bootdisk import gpt
+
     folder = runfiles.folder(run)
     scratch = runfiles.scratch(spec, tools, run)
-    length = len(head(tools, arguments)) // SECTOR
-    extents, begins, at = [Extent(HEAD, length)], [], length
+    code, area = boot_area(tools, arguments)
+    at = -(-(_TABLE + len(area) // SECTOR) // _ALIGNED) * _ALIGNED
+    extents, parts = [Extent(HEAD, at)], []
     files = [*(layer.path for layer in spec.layers), *([scratch] if scratch else [])]
     for number, path in enumerate(files):
         size = os.path.getsize(path)
@@ -232,15 +246,20 @@ def join(
         # Names in a description are of its own folder.
         os.symlink(os.path.realpath(path), os.path.join(folder, name))
         extents.append(Extent(name, size // SECTOR, writable=path == scratch))
-        begins.append(at)
+        parts.append((at, size // SECTOR))
         at += size // SECTOR
-    place = (begins.pop(), extents[-1].sectors) if scratch else None
-    with open(os.path.join(folder, HEAD), "xb") as file:
-        file.write(head(tools, arguments, place))
+    extents.append(Extent(TAIL, gpt.TABLE_SECTORS))
+    begin, end = tables(code, parts, at + gpt.TABLE_SECTORS)
+    begin = begin.ljust(_TABLE * SECTOR, b"\0") + area
     identity = f"{run.ident}-0000-4000-8000-{run.ident}0000"
-    with open(os.path.join(folder, DISK), "x", encoding="ascii") as text:
-        text.write(description(extents, identity))
-    return begins, bool(scratch)
+    for name, content in (
+        (HEAD, begin.ljust(extents[0].sectors * SECTOR, b"\0")),
+        (TAIL, end),
+        (DISK, description(extents, identity).encode()),
+    ):
+        with open(os.path.join(folder, name), "xb") as file:
+            file.write(content)
+    return bool(scratch)
 
 
 def _accept(listener: socket.socket, machine: Machine, log: str) -> int:

@@ -106,10 +106,14 @@ def suite() -> str:
 
 
 def packages(release: str, names: tuple[str, ...], target: Path, *options: str) -> None:
-    """Unpack Debian's packages, and what they depend on, into an archive."""
+    """Unpack Debian's packages, and what they depend on, into an archive.
+
+    Raises CalledProcessError.
+    """
     mirror = next(t.uri for t in debsources.host_targets() if t.label == "Debian")
     words = ["mmdebstrap", "--quiet", "--variant=extract", f"--include={','.join(names)}"]
-    subprocess.run([*words, *options, release, str(target), mirror], check=True)
+    words += [*options, release, str(target), mirror]
+    subprocess.run(words, check=True, capture_output=True, text=True)
 
 
 def build(folder: Path, files: dict[str, bytes | Path]) -> Host:

@@ -151,16 +151,17 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def changed(ova: Path, target: Path, ending: str, change: slice | None, cut: int = 0) -> None:
-    """Copy an appliance with a part of one member turned over, or its end cut off."""
+def changed(ova: Path, target: Path, ending: str, change: bytes | int | None, cut: int = 0) -> None:
+    """Copy an appliance with a bit of one member turned over, or its end cut off."""
     with tarfile.open(ova) as source, tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as out:
         for member in source:
             file = source.extractfile(member)
             assert file
             content = bytearray(file.read())
             if member.name.endswith(ending):
-                if change:
-                    content[change] = bytes(255 - byte for byte in content[change])
+                if change is not None:
+                    at = change if isinstance(change, int) else content.index(change)
+                    content[at] ^= 1
                 content = content[: len(content) - cut]
             member.size = len(content)
             out.addfile(member, io.BytesIO(content))
@@ -169,21 +170,21 @@ def changed(ova: Path, target: Path, ending: str, change: slice | None, cut: int
 @pytest.mark.parametrize(
     ("ending", "change", "cut"),
     [
-        (".ovf", slice(-20, -18), 0),
-        (".vmdk", slice(300_000, 300_064), 0),
+        (".ovf", b"appliance made", 0),
+        (".vmdk", 300_000, 0),
         (".vmdk", None, 1 << 20),
     ],
     ids=["description", "disk", "short disk"],
 )
 def test_a_damaged_appliance_is_refused(
-    ending: str, change: slice | None, cut: int, tools: Tools, ova: Path
+    ending: str, change: bytes | int | None, cut: int, tools: Tools, ova: Path
 ) -> None:
     bad = tools.folder / "bad.ova"
     changed(ova, bad, ending, change, cut)
     base = ("--vsys", "0", "--vmname", "bad", "--basefolder", f"{HERE}/machines")
     done = tools("import", f"{HERE}/{bad.name}", *base)
     assert done.returncode != 0, done.stdout
-    assert re.search(r"VERR_|igest|parse", done.stderr), done.stderr
+    assert re.search(r"VERR_[A-Z_]+", done.stderr), done.stderr
     assert '"bad"' not in tools.must("list", "vms")
     # What is the same but for the damage is taken.
     changed(ova, bad, ending, None)

@@ -208,8 +208,7 @@ def test_the_engines_machine_is_made_and_its_disk_joined(
         network=Network.USER,
     )
     with RunDir.make() as run:
-        found: Kit = kit.find()
-        assert virtualbox.join(spec, found, run, virtualbox.kernel_arguments(spec))
+        assert virtualbox.join(spec, kit.find(), run, virtualbox.kernel_arguments(spec))
         folder = tools.folder / f"apppot-run-{run.ident}"
         parts = [folder / name for name in ("head.raw", "part0", "part1", "tail.raw")]
         joined = b"".join(path.read_bytes() for path in parts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from enum import StrEnum
 
 from apppot import process
 from apppot.agent import terminal
@@ -24,8 +23,8 @@ from apppot.ending import (
 )
 from apppot.errors import AppPotError, ExitStatus, MachineError, UsageError
 from apppot.lean import TYPE_CHECKING, replace
-from apppot.machine.placement import INTERVAL, Balancer
-from apppot.outcome import Outcome, Source
+from apppot.machine.placement import BALANCE, balance
+from apppot.outcome import Outcome, Phase, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,15 +53,6 @@ POWER_OFF_PATIENCE = 30.0
 # signals every process, and a script's trap passes on what we have been sent already.
 SAME_REQUEST = 1.0
 _FORCED = 128 + signal.SIGKILL
-
-
-class Phase(StrEnum):
-    """The life of a machine."""
-
-    BOOTING = "booting"
-    RUNNING = "running"
-    ENDING = "ending"
-    DOWN = "down"
 
 
 class Driver:
@@ -122,7 +112,7 @@ class Driver:
         stack.callback(process.hold_signals)  # from the loop's end until all is cleaned up
         process.release_signals()
         stack.enter_context(ControlServer(self._machine.run, session, self))
-        self._balance(host_cpus)
+        balance(loop, self._machine.pid, tuple(os.sched_getaffinity(0)), len(host_cpus))
         if self._spec.terminal:
             self._raw = stack.enter_context(terminal.Raw(self._stdio[0]))
         if self._resumed:
@@ -143,10 +133,7 @@ class Driver:
         Raises AppPotError if it cannot be asked for now.
         """
         if self._saver is None:
-            raise UsageError(
-                "the machine cannot be saved, because it was not started for that",
-                hint="start it with 'apppot run --checkpoint-dir DIR'",
-            )
+            raise UsageError("the machine cannot be saved: it was started without --checkpoint-dir")
         if self._phase is not Phase.RUNNING or self._main is None:
             raise MachineError("the payload does not run, so there is nothing to save")
 
@@ -169,17 +156,6 @@ class Driver:
 
         self._attach(standstill.adopt(self._session, relay, self._stdio))
         standstill.go_on(self._session, relay, running)
-
-    def _balance(self, pinned: tuple[int, ...]) -> None:
-        balancer = Balancer(self._machine.pid, tuple(os.sched_getaffinity(0)), len(pinned))
-        if not balancer.useful:
-            return
-
-        def look() -> None:
-            balancer.look()
-            self._loop.timer("balance", INTERVAL, look)
-
-        self._loop.timer("balance", INTERVAL, look)
 
     # -- the machine ------------------------------------------------------------------------
 
@@ -272,7 +248,7 @@ class Driver:
     def _down(self) -> None:
         self._phase = Phase.DOWN
         self._machine.kill()
-        for name in ("patience", "limit", "grace", "balance"):
+        for name in ("patience", "limit", "grace", BALANCE):
             self._loop.cancel(name)
         self._finish_output()
 

@@ -10,6 +10,15 @@ if TYPE_CHECKING:
     from apppot.agent.results import CommandResult
 
 
+class Phase(StrEnum):
+    """The life of a machine."""
+
+    BOOTING = "booting"
+    RUNNING = "running"
+    ENDING = "ending"
+    DOWN = "down"
+
+
 class Source(StrEnum):
     """Who decided the exit status (the report's `source`)."""
 

@@ -19,7 +19,7 @@ from apppot.checkpoint.manifest import Habits
 from apppot.checkpoint.saving import Saver
 from apppot.drive import Driver
 from apppot.errors import AppPotError, MachineError
-from apppot.image import store
+from apppot.image import compressed, store
 from apppot.lean import replace
 from apppot.machine import choice, cpumodel, limits, rundir, scratch, virtual
 from apppot.machine.model import EngineName, LayerFile, MachineSpec, Saving
@@ -223,10 +223,20 @@ def saved_files(folder: Folder, saved: Manifest) -> Iterator[tuple[int, int | No
 
 
 def _feed(memory: int, writer: int) -> None:
-    """Give all of a file to whoever reads a pipe; ends with its reader."""
-    with contextlib.suppress(OSError):
-        while os.splice(memory, writer, _PIECE):
-            pass
+    """Give all that is packed in a file to whoever reads a pipe; ends with its reader.
+
+    What is damaged ends too early, which the reader notices.
+    """
+    zstd = compressed.zstd()
+    unpacker = zstd.ZstdDecompressor()
+    with contextlib.suppress(OSError, EOFError, zstd.ZstdError):
+        while not unpacker.eof:
+            packed = os.read(memory, _PIECE) if unpacker.needs_input else b""
+            if unpacker.needs_input and not packed:
+                break
+            data = memoryview(unpacker.decompress(packed, _PIECE))
+            while data:
+                data = data[os.write(writer, data) :]
     os.close(writer)
     os.close(memory)
 

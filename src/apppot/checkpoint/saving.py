@@ -16,6 +16,7 @@ from apppot.agent import standstill
 from apppot.agent.session import State
 from apppot.checkpoint.manifest import Blob, Habits, Hardware, Manifest, SavedImage
 from apppot.errors import AppPotError, MachineError
+from apppot.image import compressed
 from apppot.machine.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -29,19 +30,23 @@ if TYPE_CHECKING:
 PATIENCE = 60.0  # seconds for the guest to come to a standstill
 _TIMER = "standstill"
 _PIPE = 1 << 20
+_LEVEL = 1  # of zstd: as fast as disks; kernels and tables become a third, noise stays
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint took: bytes on disk, and the seconds that the payload stood still."""
+    """What a checkpoint took: bytes on disk, and seconds, of which the payload stood still some."""
 
     folder: str
     size: int
     seconds: float
+    stood: float
 
     def __str__(self) -> str:
-        size, seconds = self.size / 1e6, self.seconds
-        return f"saved in {self.folder} ({size:.0f} MB; the payload stood for {seconds:.1f} s)"
+        return (
+            f"saved in {self.folder}: {self.size / 1e6:.0f} MB in {self.seconds:.1f} s"
+            f" (the payload stood still for {self.stood:.1f} s)"
+        )
 
 
 class Saver:
@@ -62,6 +67,7 @@ class Saver:
         self._command = command
         self._monitor: Monitor | None = None
         self._busy = False
+        self._began = 0.0
         self._last: Manifest | None = None
 
     def continues(self, monitor: Monitor, last: Manifest) -> None:
@@ -90,6 +96,7 @@ class Saver:
             )
         _check_alone(session, payload)
         self._busy = True
+        self._began = time.monotonic()
 
         def late() -> None:
             session.on_frozen = lambda: self._go_on(session)
@@ -138,7 +145,7 @@ class Saver:
     def _write(
         self, monitor: Monitor, session: Session, machine: Machine, payload: Command, *, stop: bool
     ) -> Saved:
-        began = time.monotonic()
+        stopped = time.monotonic()
         monitor.stop()
         version, machine_type = monitor.facts()
         disk = None
@@ -164,10 +171,10 @@ class Saver:
             )
             if not stop:
                 self._go_on(session)
-            seconds = time.monotonic() - began
+            stood = time.monotonic() - stopped
         self.folder.commit(done)
         self._last = done
-        return Saved(self.folder.path, size * 512, seconds)
+        return Saved(self.folder.path, size * 512, time.monotonic() - self._began, stood)
 
 
 def _check_alone(session: Session, payload: Command) -> None:
@@ -215,11 +222,21 @@ def _receive(monitor: Monitor, target: int) -> None:
 
 
 def _drain(reader: int, target: int, trouble: list[OSError]) -> None:
-    """Move all from a pipe to a file; if that fails, throw the rest away."""
+    """Pack all that comes from a pipe into a file; if that fails, throw the rest away."""
+    zstd = compressed.zstd()
+    kinds = zstd.CompressionParameter
+    packer = zstd.ZstdCompressor(options={kinds.compression_level: _LEVEL, kinds.checksum_flag: 1})
     try:
-        while os.splice(reader, target, _PIPE):
-            pass
+        while piece := os.read(reader, _PIPE):
+            _write_all(target, packer.compress(piece))
+        _write_all(target, packer.flush())
     except OSError as error:
         trouble.append(error)
         while os.read(reader, _PIPE):
             pass
+
+
+def _write_all(target: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(target, left) :]

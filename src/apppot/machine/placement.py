@@ -15,6 +15,9 @@ from apppot.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from apppot.agent.loop import Loop
+
+BALANCE = "balance"  # the timer's name
 INTERVAL = 2.0  # seconds between looks
 CROWDED = 0.25  # share of an interval spent waiting for a CPU that makes a move worthwhile
 IDLE = 0.5  # share of an interval that another CPU must have been idle to move there
@@ -123,3 +126,16 @@ class Balancer:
                 os.sched_setaffinity(process, cpus)
             except OSError:
                 continue  # ended meanwhile
+
+
+def balance(loop: Loop, pid: int, allowed: Sequence[int], count: int) -> None:
+    """Look after a machine's place for as long as a loop runs."""
+    balancer = Balancer(pid, allowed, count)
+    if not balancer.useful:
+        return
+
+    def look() -> None:
+        balancer.look()
+        loop.timer(BALANCE, INTERVAL, look)
+
+    loop.timer(BALANCE, INTERVAL, look)

@@ -262,7 +262,7 @@ class Running:
 
     def kernel(self) -> int:
         """Return the process that is the guest's kernel: the launcher's child, not a helper."""
-        return self._child(lambda words: not words[0].endswith(b"passt"))
+        return self._child(lambda words: not words[0].endswith((b"passt", b"virtiofsd")))
 
     def helper(self, name: str) -> int:
         """Return the process of a helper program."""

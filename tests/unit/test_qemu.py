@@ -10,12 +10,12 @@ from apppot import process
 from apppot.agent.spec import GuestLayer
 from apppot.errors import MachineError
 from apppot.machine import virtual
+from apppot.machine.folders import Folder
 from apppot.machine.model import LayerFile, MachineSpec, Network, Share
 from apppot.machine.qemu import (
     MOST_DEVICES,
     Accelerator,
     Descriptors,
-    Folder,
     confine_arguments,
     guest_spec,
     kernel_arguments,
@@ -85,6 +85,9 @@ def test_what_differs_between_the_accelerators() -> None:
     assert _values(native, "-cpu") == ["host"]
     assert "mitigations=off" in _values(translated, "-append")[0].split()
     assert "mitigations=off" not in _values(native, "-append")[0].split()
+    for accelerator, cpus, measured in (("tcg", 1, False), ("tcg", 2, True), ("kvm", 1, True)):
+        arguments = kernel_arguments(Accelerator(accelerator), _with(cpus=cpus))
+        assert ("nolapic_timer" not in arguments) == measured
 
 
 def test_the_command_line_holds_no_text_of_the_users() -> None:

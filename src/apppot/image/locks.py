@@ -45,7 +45,7 @@ FREE = b"free\n"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 # Mounts whose locks keep out this host's processes only.
-_LOCAL_TYPES = frozenset({"fuse.sshfs", "9p"})
+_LOCAL_TYPES = frozenset({"fuse.sshfs", "9p", "virtiofs"})
 _LOCAL_OPTIONS = frozenset({"nolock", "nobrl", "local_lock=all", "local_lock=flock", "localflock"})
 
 

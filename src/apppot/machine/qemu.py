@@ -7,17 +7,18 @@ from _socket import socketpair
 from enum import StrEnum
 
 from apppot import kit, process
-from apppot.agent.spec import GuestShare, GuestSpec
 from apppot.errors import MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, replace
-from apppot.machine import guest, network, scratch, virtual
+from apppot.machine import confined, folders, guest, network, scratch, virtiofs, virtual
 from apppot.machine.engine import Engine, Hand, Machine
-from apppot.machine.model import MachineSpec, Network, Saving, Share
+from apppot.machine.model import MachineSpec, Network, Saving
 from apppot.machine.rundir import CONSOLE, RunDir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import ExitStack
+
+    from apppot.agent.spec import GuestSpec
 
 CHANNEL = "/dev/vport0p1"
 # One device each for the channel and the network: what is left of the functions of the slots
@@ -27,10 +28,6 @@ _SLOTS = range(1, 31)
 MOST_DEVICES = len(_SLOTS) * _FUNCTIONS
 _MACHINE = "sata=off,smbus=off,usb=off,vmport=off,mem-merge=off,dump-guest-core=off"
 _MTU = 65520  # passt's own
-# Where the dynamic linker, libraries, modules and firmware may be.
-_SYSTEM = ("/usr", "/lib", "/lib64", "/nix/store", "/gnu/store")
-_SYSTEM_FILES = ("/proc", "/sys/devices/system", "/etc/ld.so.cache", "/dev/urandom")
-_9P = "trans=virtio,version=9p2000.L,msize=512000,cache=mmap,posixacl"
 
 
 class Accelerator(StrEnum):
@@ -38,15 +35,6 @@ class Accelerator(StrEnum):
 
     KVM = "kvm"
     TCG = "tcg"
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A shared folder's descriptor, and what is shared of it: all, or the file `name`."""
-
-    number: int
-    file: int | None = None  # the descriptor of the file, which alone may be reached
-    name: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,7 @@ class Descriptors:
     initrd: int
     run: int
     layers: tuple[int, ...]
-    shares: tuple[Folder, ...] = ()
+    shares: tuple[folders.Folder, ...] = ()
     scratch: int | None = None
     network: int | None = None
     monitor: int | None = None
@@ -80,6 +68,9 @@ def kernel_arguments(accelerator: Accelerator, spec: MachineSpec) -> list[str]:
     if accelerator is Accelerator.TCG:
         # What protects from a processor's leaks has nothing to protect here, and is translated.
         arguments.append("mitigations=off")
+        if spec.cpus == 1:
+            # How fast the local timer runs is measured for 0.1 s. The HPET says it; it has one CPU.
+            arguments.append("nolapic_timer")
         if spec.saving:
             # The time stamp counter is the host's: another host's may have another speed.
             arguments.append("clocksource=hpet")
@@ -98,11 +89,15 @@ def qemu_arguments(
     machine = "q35"
     if spec.saving:
         cpu, machine = spec.saving.cpu, spec.saving.machine
+    memory = folders.memory(spec.memory, given.shares)
+    if memory:
+        machine += ",memory-backend=memory"
     # fmt: off
     return [
         program,
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        *(["-object", memory] if memory else []),
         "-machine", f"{machine},accel={accelerator},{_MACHINE}",
         "-cpu", cpu,
         "-smp", str(spec.cpus),
@@ -137,7 +132,7 @@ def layout(spec: MachineSpec) -> str:
 
 def _placed(spec: MachineSpec, given: Descriptors) -> list[str]:
     """Return the devices with their places on the bus; raises MachineError."""
-    devices = list(_devices(spec, given))
+    devices = list(_devices(given))
     if len(devices) > MOST_DEVICES:
         raise MachineError(
             f"{len(spec.layers)} layers and {len(spec.shares)} shared folders are more than the"
@@ -160,13 +155,7 @@ def _backends(spec: MachineSpec, given: Descriptors) -> Iterator[str]:
     if given.scratch is not None:
         kept = bool(spec.scratch_file)
         yield from _disk("scratch", given.scratch, writable=True, flush=kept)
-    for n, (share, folder) in enumerate(zip(spec.shares, given.shares, strict=True)):
-        mode = "on" if share.read_only else "off"
-        yield "-fsdev"
-        yield (
-            f"local,id=share{n},path=/proc/self/fd/{folder.number},security_model=none,"
-            f"multidevs=remap,readonly={mode}"
-        )
+    yield from folders.backends(spec.shares, given.shares)
     if given.network is not None:
         yield from ("-netdev", f"socket,id=network,fd={given.network}")
     if given.monitor is not None:
@@ -187,7 +176,7 @@ def _disk(name: str, number: int, *, writable: bool, flush: bool = True) -> Iter
     )
 
 
-def _devices(spec: MachineSpec, given: Descriptors) -> Iterator[str]:
+def _devices(given: Descriptors) -> Iterator[str]:
     """Yield the machine's devices in the order of their places, which decides on disks' names."""
     modern = "-pci-non-transitional"
     yield f"virtio-serial{modern},max_ports=2"
@@ -195,8 +184,7 @@ def _devices(spec: MachineSpec, given: Descriptors) -> Iterator[str]:
     for disk in (*disks, *(["scratch"] if given.scratch is not None else [])):
         # By default QEMU holds a machine whose disk finds no room on the host, for ever.
         yield f"virtio-blk{modern},drive={disk},werror=report,rerror=report"
-    for n in range(len(spec.shares)):
-        yield f"virtio-9p{modern},fsdev=share{n},mount_tag=share{n}"
+    yield from folders.devices(given.shares)
     if given.network is not None:
         yield f"virtio-net{modern},netdev=network,romfile=,host_mtu={_MTU}"
 
@@ -205,50 +193,22 @@ def confine_arguments(
     confine: str, program: str, accelerator: Accelerator, spec: MachineSpec, given: Descriptors
 ) -> list[str]:
     """Return the words before QEMU's command line: what the host enforces on it."""
-    # fmt: off
     words = [
-        confine,
-        "--parent", str(os.getpid()),
-        "--chdir-fd", str(given.run),
-        "--cpus", ",".join(map(str, spec.host_cpus)),
-        "--landlock",
-        "--no-tcp",  # the guest's connections are passt's
-        "--rw-fd", str(given.run),
-        "--ro-fd", str(given.kernel),
-        "--ro-fd", str(given.initrd),
-        "--rw", os.devnull,
+        *confined.words(confine, program, spec.host_cpus),
+        *("--chdir-fd", str(given.run), "--rw-fd", str(given.run)),
+        *("--ro-fd", str(given.kernel), "--ro-fd", str(given.initrd)),
     ]
-    # fmt: on
-    own = os.path.dirname(os.path.dirname(os.path.realpath(program)))
-    for path in dict.fromkeys((*_SYSTEM, *([] if own == "/" else [own]))):
-        words += ["--rx", path]
-    for path in _SYSTEM_FILES:
-        words += ["--ro", path]
     if accelerator is Accelerator.KVM:
         words += ["--rw", virtual.DEVICE]
     for share, folder in zip(spec.shares, given.shares, strict=True):
-        kind = "--ro-fd" if share.read_only else "--rw-fd"
-        if folder.file is None:
-            words += [kind, str(folder.number)]
-        else:
-            words += ["--list-fd", str(folder.number), kind, str(folder.file)]
+        if folder.server is None:
+            words += folders.rights(share, folder)
     return [*words, "--"]
 
 
 def guest_spec(spec: MachineSpec, given: Descriptors) -> GuestSpec:
     """Return what the agent is asked to set up."""
-    shares = tuple(
-        GuestShare(
-            "9p",
-            f"share{n}",
-            share.target,
-            _9P,
-            share.read_only,
-            single_file=folder.file is not None,
-            part=folder.name,
-        )
-        for n, (share, folder) in enumerate(zip(spec.shares, given.shares, strict=True))
-    )
+    shares = folders.guest_shares(spec.shares, given.shares)
     return guest.common(spec, "vd", shares, scratch=given.scratch is not None)
 
 
@@ -298,12 +258,16 @@ class QemuEngine(Engine):
                     disk = os.dup(hand.map[given.scratch])
                     stack.callback(os.close, disk)
             confine = tools.file(kit.CONFINE)
+            standard = {0: nothing, 1: log, 2: log}
+            shares, servers = folders.serve(confine, spec, given.shares, run.path, standard, hand)
+            given = replace(given, shares=shares)
+            helpers |= dict.fromkeys(servers, virtiofs.PROGRAM)
             pid = process.spawn(
                 [
                     *confine_arguments(confine, qemu, self._accelerator, spec, given),
                     *qemu_arguments(qemu, self._accelerator, spec, given),
                 ],
-                descriptors={0: nothing, 1: log, 2: log, **hand.map},
+                descriptors={**standard, **hand.map},
                 env={"HOME": "/", "PATH": process.CLEAN_PATH, "LC_ALL": "C"},
                 deaf=True,
             )
@@ -335,7 +299,7 @@ class QemuEngine(Engine):
             layers=tuple(
                 hand.open(layer.path, writing, "the image's layer") for layer in spec.layers
             ),
-            shares=tuple(_open_share(hand, share) for share in spec.shares),
+            shares=tuple(folders.give(hand, share) for share in spec.shares),
             scratch=scratch.give_disk(spec, tools, hand),
         )
 
@@ -357,13 +321,3 @@ def _monitor(
     if saving.memory is not None:
         given = replace(given, memory=hand.give(os.dup(saving.memory)))
     return monitor, given
-
-
-def _open_share(hand: Hand, share: Share) -> Folder:
-    """Open what is shared; a file is shared through its folder, of which nothing else is seen."""
-    number = hand.open(share.source, os.O_PATH, "the shared folder")
-    if not hand.single_file(number):
-        return Folder(number)
-    folder, name = os.path.split(os.fsencode(share.source))
-    above = hand.open(os.fsdecode(folder), os.O_PATH | os.O_DIRECTORY, "the folder of")
-    return Folder(above, number, name)

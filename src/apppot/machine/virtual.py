@@ -28,17 +28,25 @@ class Answer:
 
 def program() -> str:
     """Return QEMU's path; raises MachineError if it is not installed."""
-    folders = [*os.environ.get("PATH", "").split(":"), *process.CLEAN_PATH.split(":")]
-    for name in _NAMES:
-        for folder in (*folders, *_MORE_FOLDERS):
-            path = f"{folder}/{name}"
-            if folder.startswith("/") and os.access(path, os.X_OK) and os.path.isfile(path):
-                return path
+    found = find(_NAMES, _MORE_FOLDERS)
+    if found:
+        return found
     raise MachineError(
         f"QEMU is not installed: there is no {PROGRAM}",
         hint="install the package qemu-system-x86 (Debian, Ubuntu) or qemu-kvm (Red Hat);"
         " the engine uml needs neither",
     )
+
+
+def find(names: tuple[str, ...], more_folders: tuple[str, ...]) -> str | None:
+    """Return the first of these programs on PATH, or in the system's or these folders."""
+    folders = [*os.environ.get("PATH", "").split(":"), *process.CLEAN_PATH.split(":")]
+    for name in names:
+        for folder in (*folders, *more_folders):
+            path = f"{folder}/{name}"
+            if folder.startswith("/") and os.access(path, os.X_OK) and os.path.isfile(path):
+                return path
+    return None
 
 
 def problem() -> str:

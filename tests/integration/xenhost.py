@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 QEMU = shutil.which("qemu-system-x86_64")
 _UNWANTED = re.compile(
-    r"usr/share/(doc|man|locale|info|bash-completion|zoneinfo)/|usr/include/|boot/System|"
-    r"(usr/)?lib/modules/|var/lib/dpkg/|var/cache/"
+    r"usr/share/(doc|man|locale|info|bash-completion|zoneinfo)/|usr/include/|usr/src/|boot/|"
+    r"(usr/)?lib/modules/|var/lib/dpkg/|var/cache/|var/lib/apt/"
 )
 _TOOLS = (
     "python3-minimal",
@@ -52,7 +52,7 @@ mount -t tmpfs tmpfs /above; mkdir /above/upper /above/work /above/lower
 mount -t erofs -o ro /dev/vda /above/lower
 mount -t overlay -o lowerdir=/above/lower,upperdir=/above/upper,workdir=/above/work host /host
 for d in proc sys dev; do mount --move /$d /host/$d; done
-exec switch_root /host /bin/busybox sh /test/dom0
+exec switch_root /host /bin/busybox sh SCRIPT
 """
 _DOM0 = """export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /tmp; mkdir -p /dev/shm /dev/pts
@@ -105,13 +105,19 @@ def suite() -> str:
     return found[1] if found else "bookworm"
 
 
-def packages(release: str, names: tuple[str, ...], target: Path, *options: str) -> None:
+def packages(
+    release: str,
+    names: tuple[str, ...],
+    target: Path,
+    *options: str,
+    variant: str = "extract",
+) -> None:
     """Unpack Debian's packages, and what they depend on, into an archive.
 
-    Raises CalledProcessError.
+    With another variant they are installed. Raises CalledProcessError.
     """
     mirror = next(t.uri for t in debsources.host_targets() if t.label == "Debian")
-    words = ["mmdebstrap", "--quiet", "--variant=extract", f"--include={','.join(names)}"]
+    words = ["mmdebstrap", "--quiet", f"--variant={variant}", f"--include={','.join(names)}"]
     words += [*options, release, str(target), mirror]
     subprocess.run(words, check=True, capture_output=True, text=True)
 
@@ -124,32 +130,53 @@ def build(folder: Path, files: dict[str, bytes | Path]) -> Host:
         names = (f"xen-utils-{version}", f"xen-hypervisor-{version}-amd64", *_TOOLS, *_MORE)
         packages(suite(), names, archive)
     host = Host(*(folder / name for name in ("xen", "vmlinuz", "initramfs", "system.erofs")))
-    modules: dict[str, bytes] = {}
-    busybox = b""
-    system = folder / "system.tar"
-    with tarfile.open(archive) as source, tarfile.open(system, "w") as target:
+    found = divide(archive, host.system, {"test/dom0": _DOM0.encode(), **files})
+    hypervisor = next(name for name in found if re.fullmatch(r"boot/xen-[0-9.]+-amd64\.gz", name))
+    host.hypervisor.write_bytes(gzip.decompress(found[hypervisor]))
+    write_boot(found, _MODULES + _XEN_MODULES, "/test/dom0", host.kernel, host.initramfs)
+    return host
+
+
+def divide(archive: Path, system: Path, files: dict[str, bytes | Path]) -> dict[str, bytes]:
+    """Make a read-only file system of packages and files; return what is needed before it.
+
+    That is what was in /boot, kernel modules, and busybox.
+    """
+    early: dict[str, bytes] = {}
+    tar = system.with_suffix(".tar")
+    with tarfile.open(archive) as source, tarfile.open(tar, "w") as target:
         for member in source:
             name = member.name.removeprefix("./")
             content = source.extractfile(member) if member.isreg() else None
-            if re.fullmatch(r"boot/xen-[0-9.]+-amd64\.gz", name) and content:
-                host.hypervisor.write_bytes(gzip.decompress(content.read()))
-            elif name.startswith("boot/vmlinuz-") and content:
-                host.kernel.write_bytes(content.read())
-            elif re.search(r"lib/modules/.*\.ko(\.xz)?$", name) and content:
-                modules[_module_name(name)] = _plain(name, content.read())
-            elif not _UNWANTED.match(name):
-                if name.endswith("bin/busybox") and content:
-                    busybox = content.read()
-                    content.seek(0)
+            if content and re.search(r"^boot/|lib/modules/.*\.ko(\.xz)?$|bin/busybox$", name):
+                early[name] = content.read()
+                content.seek(0)
+            if not _UNWANTED.match(name):
                 target.addfile(member, content)
-        for name, given in {"test/dom0": _DOM0.encode(), **files}.items():
+        for name, given in files.items():
             _add(target, name, given)
-    host.system.unlink(missing_ok=True)
+    system.unlink(missing_ok=True)
     mkfs = kit.find().file("bin/mkfs.erofs")
-    subprocess.run([mkfs, "--quiet", "--tar=f", host.system, system], check=True)
-    system.unlink()
-    host.initramfs.write_bytes(_initramfs(busybox, modules))
-    return host
+    subprocess.run([mkfs, "--quiet", "--tar=f", system, tar], check=True)
+    tar.unlink()
+    return early
+
+
+def write_boot(
+    early: dict[str, bytes], modules: tuple[str, ...], script: str, kernel: Path, initramfs: Path
+) -> None:
+    """Write the kernel, and an initramfs that starts a script of the file system's."""
+    found = {_module_name(n): _plain(n, content) for n, content in early.items() if ".ko" in n}
+    order = _closure(found, modules)
+    init = _INIT.replace("MODULES", " ".join(order)).replace("SCRIPT", script)
+    files = {
+        "init": init.encode(),
+        "bin/busybox": next(early[name] for name in early if name.endswith("bin/busybox")),
+        **{f"modules/{name}": found[name] for name in order},
+    }
+    folders = ("bin", "dev", "proc", "sys", "modules", "above", "host")
+    initramfs.write_bytes(gzip.compress(b"".join(_cpio(folders, files)), 1))
+    kernel.write_bytes(next(early[name] for name in early if name.startswith("boot/vmlinuz-")))
 
 
 def run(host: Host, *options: str, timeout: float = 300, memory: int = 2048) -> str:
@@ -208,17 +235,6 @@ def _closure(modules: dict[str, bytes], names: tuple[str, ...]) -> list[str]:
     for name in names:
         add(name.replace("-", "_"))
     return order
-
-
-def _initramfs(busybox: bytes, modules: dict[str, bytes]) -> bytes:
-    order = _closure(modules, _MODULES + _XEN_MODULES)
-    files = {
-        "init": _INIT.replace("MODULES", " ".join(order)).encode(),
-        "bin/busybox": busybox,
-        **{f"modules/{name}": modules[name] for name in order},
-    }
-    folders = ("bin", "dev", "proc", "sys", "modules", "above", "host")
-    return gzip.compress(b"".join(_cpio(folders, files)), 1)
 
 
 def _cpio(folders: tuple[str, ...], files: dict[str, bytes]) -> Iterator[bytes]:

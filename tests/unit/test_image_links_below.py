@@ -247,3 +247,11 @@ def test_links_are_as_in_the_merged_tree(steps: list[tuple[str, str, str]]) -> N
         for other in layer:
             same = engine.tree[one][1] == engine.tree[other][1]
             assert (there[one][1] == there[other][1]) == same
+
+
+def test_links_through_symbolic_links_say_what_to_do() -> None:
+    layer = made(("n", "link:lib/file"))
+    with pytest.raises(ImageError, match="hard link to 'lib/file', which is no file") as error:
+        converted(layer, made(("usr", FOLDER), ("usr/file", "x")))
+    assert "if 'lib' is a symbolic link" in error.value.hint
+    assert "podman export" in error.value.hint

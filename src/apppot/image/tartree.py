@@ -245,4 +245,11 @@ def _hidden(tree: Mapping[bytes, Entry], key: bytes) -> bool:
 
 
 def _no_file(key: bytes, target: bytes, why: str = "which is no file") -> ImageError:
-    return ImageError(f"'{shown(key)}' in the archive is a hard link to '{shown(target)}', {why}")
+    folder = parent(target)
+    return ImageError(
+        f"'{shown(key)}' in the archive is a hard link to '{shown(target)}', {why}",
+        hint=f"if '{shown(folder)}' is a symbolic link or below one, make the layer again with the"
+        " file's real path, or make one layer of all: podman create, podman export, apppot import"
+        if folder
+        else "",
+    )

@@ -143,16 +143,22 @@ def divide(archive: Path, system: Path, files: dict[str, bytes | Path]) -> dict[
     That is what was in /boot, kernel modules, and busybox.
     """
     early: dict[str, bytes] = {}
+    tops = set()
     tar = system.with_suffix(".tar")
     with tarfile.open(archive) as source, tarfile.open(tar, "w") as target:
         for member in source:
             name = member.name.removeprefix("./")
+            tops.add(name.partition("/")[0])
             content = source.extractfile(member) if member.isreg() else None
             if content and re.search(r"^boot/|lib/modules/.*\.ko(\.xz)?$|bin/busybox$", name):
                 early[name] = content.read()
                 content.seek(0)
             if not _UNWANTED.match(name):
                 target.addfile(member, content)
+        for name in {"bin", "sbin", "lib", "lib64"} - tops:  # packages from Debian 13 on have none
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
+            target.addfile(link)
         for name, given in files.items():
             _add(target, name, given)
     system.unlink(missing_ok=True)

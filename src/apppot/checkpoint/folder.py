@@ -76,7 +76,8 @@ class Folder:
         if final:
             name = _DISK + os.urandom(4).hex()
             with contextlib.suppress(OSError):  # of another file system, or had a name once
-                os.link(f"/proc/self/fd/{disk}", os.path.join(self.path, name))
+                # With a folder's descriptor, Python's link() follows the link to the file.
+                os.link(f"/proc/self/fd/{disk}", name, src_dir_fd=self._lock, dst_dir_fd=self._lock)
                 os.fsync(disk)
                 return disk, Blob(name, size)
         target, name = files.enter_context(self.file(_DISK))

@@ -10,12 +10,21 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_known: dict[Any, dict[str, Any]] = {}  # evaluating annotations takes a millisecond
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Return the names and types of a dataclass's fields; empty for all other types."""
+    if kind not in _known:
+        _known[kind] = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    return _known[kind]
 
 
 def plain(value: Any) -> Any:
     """Return `value` as JSON knows it; bytes become texts as names of files do."""
-    if dataclasses.is_dataclass(value):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    fields = _fields(type(value))
+    if fields:
+        return {name: plain(getattr(value, name)) for name in fields}
     if isinstance(value, bytes):
         return os.fsdecode(value)
     if isinstance(value, tuple):
@@ -32,7 +41,7 @@ def made(kind: type[T], value: Any, where: str = "it") -> T:
     """
     if not isinstance(value, dict):
         raise ValueError(f"{where} is no object")  # noqa: TRY004  one error for all of it
-    hints = typing.get_type_hints(kind)
+    hints = _fields(kind)
     unknown = value.keys() ^ hints.keys()
     if unknown:
         raise ValueError(f"{where} has too much or too little: {', '.join(sorted(unknown))}")
@@ -50,7 +59,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911  a case f
     if origin is dict:
         _need(isinstance(value, dict) and all(key.isdecimal() for key in value), where)
         return {int(key): _value(inside[1], each, where) for key, each in value.items()}
-    if dataclasses.is_dataclass(hint):
+    if _fields(hint):
         return made(typing.cast("type[Any]", hint), value, where)
     if hint is bytes:
         _need(isinstance(value, str), where)

@@ -1,0 +1,203 @@
+"""Machines are saved in the middle of what they do, and go on: nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from apppot.errors import AppPotError
+from apppot.machine import virtual
+from tests.contract.conftest import IMAGE, environment
+from tests.contract.harness import AppPot, Engine, Running, read_until, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHECKPOINTED = 85
+PATIENCE = 90.0  # where instructions are translated on a busy host
+
+
+@pytest.fixture
+def apppot() -> Iterator[AppPot]:
+    """Give the command line, with folders of its own and a machine that can be saved."""
+    try:
+        virtual.program()
+    except AppPotError as error:
+        pytest.skip(str(error))
+    folder = tempfile.mkdtemp(prefix="apppot-checkpoints-")
+    made = AppPot(Engine("tcg"), IMAGE, folder, environment())
+    for each in (made.job, made.scratch, made.runtime):
+        os.mkdir(each, 0o700)
+    yield made.having(TMPDIR=made.scratch, APPPOT_RUNTIME_DIR=made.runtime)
+    left = made.leftovers()
+    shutil.rmtree(folder)
+    assert not left
+
+
+def options(apppot: AppPot, *more: str) -> tuple[str, ...]:
+    return (
+        *("--checkpoint-dir", apppot.path("saved"), "--checkpoint-on", "USR1", "--memory", "256M"),
+        *("--no-job-dir", *more),
+    )
+
+
+def restore(apppot: AppPot, **streams: Any) -> subprocess.Popen[bytes]:
+    words = apppot.verb("restore", apppot.path("saved"))
+    return subprocess.Popen(words, cwd=apppot.job, env=apppot.environment, **streams)
+
+
+def manifest(apppot: AppPot) -> dict[str, Any]:
+    with open(apppot.path("saved", "checkpoint.json"), encoding="utf-8") as file:
+        found: dict[str, Any] = json.load(file)
+    return found
+
+
+def saved_by_signal(running: Running) -> None:
+    running.process.send_signal(signal.SIGUSR1)
+
+
+def test_streams_go_on_at_the_very_byte(apppot: AppPot) -> None:
+    """One pipe feeds both runs; what both write together is what went in, and nothing else."""
+    lines = b"".join(b"%d\n" % n for n in range(400_000))
+    source, feed = os.pipe()
+    errors: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            with open(feed, "wb") as file:
+                file.write(lines)
+        except OSError as error:
+            errors.append(error)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    script = "cat; echo end >&2; exit 9"
+    pipe = subprocess.PIPE
+    with apppot.start(
+        ["sh", "-c", script], options=options(apppot, "--network", "none"), stdin=source
+    ) as running:
+        first = running.expect(b"\n1000\n")
+        saved_by_signal(running)
+        time.sleep(0.5)  # meanwhile, nobody reads: windows and buffers are full
+        ended = running.wait(PATIENCE)
+    assert ended.status == CHECKPOINTED, ended.complaint
+    assert "saved in" in ended.complaint
+    went = first + ended.stdout
+    assert len(went) < len(lines)
+    process = restore(apppot, stdin=source, stdout=pipe, stderr=pipe)
+    os.close(source)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (9, b"end\n")
+    assert went + out == lines
+    writer.join(10)
+    assert not errors
+
+
+SCRIPT = r"""
+exec 5<>/kept; echo before >&5; echo up
+read line; echo "after $line" >&5; cat /kept
+exec 3<>/dev/tcp/host.apppot/$1; read answer <&3; echo "$answer"
+date +%s; head -c 16 /dev/urandom | md5sum
+read end; exit 7
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    """Answer whoever connects to a port of the loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            try:
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(b"hello\n")
+            except OSError:
+                return
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def checkpoint(apppot: AppPot, *words: str) -> tuple[int, str]:
+    (machine,) = apppot.machines()
+    done = apppot.call(apppot.verb("checkpoint", *words, machine["id"]), timeout=PATIENCE)
+    return done.status, done.text + done.complaint
+
+
+def test_a_machine_goes_on_as_often_as_wanted(apppot: AppPot, server: int) -> None:
+    """Open files, scratch, network, clock and randomness of one that is saved twice."""
+    more = options(apppot, "--scratch", "64M", "--host-loopback", "--root")
+    command = ["bash", "-c", SCRIPT, "bash", str(server)]
+    pipe = subprocess.PIPE
+    with apppot.start(command, options=more, stdin=pipe) as running:
+        running.expect(b"up\n", PATIENCE)
+        words = apppot.verb("exec", running.ident, "--", "sh", "-c", "echo in; read x")
+        other = subprocess.Popen(words, env=apppot.environment, stdin=pipe, stdout=pipe)
+        assert other.stdout
+        read_until(other.stdout.fileno(), b"in\n")
+        status, said = checkpoint(apppot)
+        assert status == 1
+        assert "1 commands of 'apppot exec' run" in said
+        other.communicate(b"\n", timeout=PATIENCE)
+        status, said = checkpoint(apppot)
+        assert (status, "saved in" in said) == (0, True), said
+        first = manifest(apppot)
+        status, said = checkpoint(apppot)  # it has gone on
+        assert status == 0, said
+        assert running.process.stdin
+        running.process.stdin.write(b"first\n\n")
+        assert running.wait(PATIENCE).status == 7
+    second = manifest(apppot)
+    assert first["memory"]["name"] != second["memory"]["name"]
+    names = {"checkpoint.json", second["memory"]["name"], second["disk"]["name"]}
+    assert set(os.listdir(apppot.path("saved"))) == names
+    drawn = set()
+    for word in (b"one", b"two"):
+        process = restore(apppot, stdin=pipe, stdout=pipe, stderr=pipe)
+        out, err = process.communicate(word + b"\n\n", timeout=PATIENCE)
+        assert (process.returncode, err) == (7, b"")
+        assert out.startswith(b"before\nafter " + word + b"\nhello\n"), out
+        clock, random, _ = out.split(b"\n")[3:]
+        assert abs(int(clock) - time.time()) < PATIENCE / 6
+        drawn.add(random)
+    assert len(drawn) == 2  # the same state does not draw the same numbers
+    assert until(lambda: not apppot.machines())
+
+
+def test_a_terminal_is_gone_on_with_on_another_one(apppot: AppPot) -> None:
+    """The payload's own terminal is in the machine; each run lends it the caller's."""
+    import pty
+
+    seen = b""
+    script = "echo up; read x; stty size; echo got $x; exit 3"
+    for words, text, given in (
+        (apppot.line(["sh", "-c", script], options(apppot, "--network", "none", "-t")), b"up", b""),
+        (apppot.verb("restore", apppot.path("saved")), b"got it", b"it\r"),
+    ):
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.chdir(apppot.job)
+            os.execve(words[0], words, apppot.environment)
+        if given:
+            time.sleep(1)
+            os.write(terminal, given)
+        seen = read_until(terminal, text, timeout=PATIENCE)
+        if not given:
+            os.kill(pid, signal.SIGUSR1)
+        _, status = os.waitpid(pid, 0)
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(status) == (3 if given else CHECKPOINTED), seen
+    assert b"24 80" in seen or b"0 0" in seen

@@ -115,3 +115,18 @@ def test_an_archive_that_ends_within_a_file_is_an_error(program: str, tmp_path: 
     done = mkfs(program, source)
     assert done.returncode == 1, done.stderr
     assert "unexpected end" in done.stderr
+
+
+@pytest.mark.parametrize("size", [32_000, 40_000, 65_536])
+def test_long_extended_attributes(program: str, tmp_path: Path, size: int) -> None:
+    """Headers that are longer than mkfs.erofs's own buffer."""
+    value, archive = "".join(random.Random(size).choices("abc", k=size)), io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as out:
+        member = tarfile.TarInfo("file")
+        member.pax_headers = {"SCHILY.xattr.user.long": value}
+        out.addfile(member)
+    image = tmp_path / "image"
+    words = [program, "--quiet", "--tar=f", "--sort=none", str(image)]
+    done = subprocess.run(words, input=archive.getvalue(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert value.encode() in image.read_bytes()

@@ -79,6 +79,7 @@ class RunRequest:
     before: tuple[Preparation, ...] = ()
     who: Identity | None = None  # goes before `user`
     checkpoint: Checkpoint | None = None
+    stage: bool = False  # shared folders are copied in and changes out, on every engine
 
 
 @dataclass(frozen=True)
@@ -310,18 +311,20 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             terminal.tell(choice)
         spec = machine_spec(request, image, who, choice)
         command = command_spec(request, image, who, os.environ)
-        saver = None
-        if request.checkpoint:
-            spec, saver = beginning.prepare(request, image, choice.name, spec, command, stack)
         rundir.sweep()
         engine = choice.engine()
         folder = stack.enter_context(RunDir.make())
         capture, staged = request.capture, None
-        if choice.stages:
+        if choice.stages or request.stage:
             from apppot.machine.staging import Staged
 
             staged = Staged(spec, folder, capture, stack)
             spec, capture = staged.spec, staged.capture
+        saver = None
+        if request.checkpoint:
+            spec, saver = beginning.prepare(
+                request, image, choice.name, spec, command, staged, stack
+            )
         machine = engine.start(spec, folder, stack)
         # What follows is loaded while the kernel boots, and so costs no time.
         from apppot.agent.loop import Loop

@@ -201,3 +201,27 @@ def test_a_terminal_is_gone_on_with_on_another_one(apppot: AppPot) -> None:
         os.close(terminal)
         assert os.waitstatus_to_exitcode(status) == (3 if given else CHECKPOINTED), seen
     assert b"24 80" in seen or b"0 0" in seen
+
+
+def test_folders_are_brought_in_and_changes_out(apppot: AppPot) -> None:
+    with open(apppot.path("input"), "w", encoding="utf-8") as file:
+        file.write("brought in\n")
+    saved = ("--checkpoint-dir", os.path.join(apppot.folder, "saved"), "--checkpoint-on", "USR1")
+    script = "cat input; echo partly >part; read x; cat input part >result; exit 4"
+    more = (*saved, "--memory", "256M", "--network", "none", "--stage")
+    with apppot.start(["sh", "-c", script], options=more, stdin=subprocess.PIPE) as running:
+        running.expect(b"brought in\n", PATIENCE)
+        saved_by_signal(running)
+        assert running.wait(PATIENCE).status == CHECKPOINTED
+    assert set(os.listdir(apppot.job)) == {"input"}
+    other = os.path.join(apppot.folder, "other")
+    words = apppot.verb("restore", "--job-dir", other, saved[1])
+    refused = apppot.call(words)
+    assert refused.status == 125
+    assert "not there" in refused.complaint
+    os.mkdir(other)
+    done = apppot.call(words, stdin=b"\n", timeout=PATIENCE)
+    assert (done.status, done.complaint) == (4, "")
+    with open(os.path.join(other, "result"), encoding="utf-8") as file:
+        assert file.read() == "brought in\npartly\n"
+    assert set(os.listdir(apppot.job)) == {"input"}

@@ -20,11 +20,11 @@ from apppot.checkpoint import folder as folders
 from apppot.checkpoint import manifest as manifests
 from apppot.checkpoint import restoring, saving
 from apppot.checkpoint.folder import Folder
-from apppot.checkpoint.manifest import Blob, Habits, Hardware, Manifest, SavedImage
+from apppot.checkpoint.manifest import Blob, Folders, Habits, Hardware, Manifest, SavedImage
 from apppot.errors import AppPotError, MachineError, UsageError
 from apppot.machine import cpumodel
 from apppot.machine.cpumodel import CpuModel, Processor
-from apppot.machine.model import EngineName, Network
+from apppot.machine.model import EngineName, Network, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,7 @@ def saved(
     held: bytes = b"",
     pending: bytes = b"",
     text: bytes = b"x",
+    folders: Folders | None = None,
 ) -> Manifest:
     relay = Relay(3, 1.5, 100, {1: Output(pending, False), 2: Output(b"", True)})
     return Manifest(
@@ -69,12 +70,14 @@ def saved(
         conversation=Conversation({1: held}, {}, 4, relay, held),
         memory=memory,
         disk=disk,
+        folders=folders,
     )
 
 
 @given(held=st.binary(), pending=st.binary(), text=st.binary())
 def test_manifests_come_back_as_they_were(held: bytes, pending: bytes, text: bytes) -> None:
-    manifest = saved(Blob("memory-1", 7), Blob("disk-1", 8), held, pending, text)
+    folders = Folders((Share("/here", b"/job"),), Blob("folders-1", 9))
+    manifest = saved(Blob("memory-1", 7), Blob("disk-1", 8), held, pending, text, folders)
     assert manifests.parse(manifests.render(manifest), "there") == manifest
 
 
@@ -228,7 +231,7 @@ def test_memory_of_a_machine_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ((), "job folder"),
+        ((), "shared"),
         (("--no-job-dir", "--bind", "/usr"), "shared folder"),
         (("--no-job-dir", "--engine", "uml"), "uml"),
         (("--no-job-dir", "--uml-mode", "seccomp"), "uml"),

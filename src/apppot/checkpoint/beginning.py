@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from apppot import config, kit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from apppot.agent.spec import CommandSpec
     from apppot.image.model import Image
     from apppot.machine.model import MachineSpec
+    from apppot.machine.staging import Staged
     from apppot.run import RunRequest
 
 _FOLDERS = "a shared folder is the host's, and cannot be saved with the machine"
@@ -48,14 +50,13 @@ def engine(request: RunRequest) -> EngineName:
 
 def _check(request: RunRequest) -> None:
     """Raise UsageError if a machine has what cannot be saved."""
-    if request.job_dir is not None:
+    if not request.stage and (request.job_dir is not None or request.binds):
         raise UsageError(
-            f"--checkpoint-dir: {_FOLDERS}, and the job folder is one",
-            hint="give --no-job-dir: the payload starts in / then; its input and output are its"
-            " standard streams, the image, and the network",
+            f"--checkpoint-dir: {_FOLDERS}; /job and those of --bind are shared",
+            hint="--stage copies them into the machine, and what has changed out at the end;"
+            " --no-job-dir leaves /job out",
         )
     for what, given, hint in (
-        (f"--bind: {_FOLDERS}", request.binds, "put what is to be read in an image"),
         ("a raw disk cannot be saved", request.write or request.partition, "apppot import"),
         ("a raw disk cannot be saved", request.image.startswith(("/", "./", "../")), ""),
         (
@@ -77,6 +78,7 @@ def prepare(
     name: EngineName,
     spec: MachineSpec,
     command: CommandSpec,
+    staged: Staged | None,
     stack: ExitStack,
 ) -> tuple[MachineSpec, Saver]:
     """Return the machine with what it needs to be saved, and what saves it; raises UsageError."""
@@ -118,4 +120,10 @@ def prepare(
         image.digest,
         tuple(Blob(layer.digest, layer.size) for layer in image.layers),
     )
-    return spec, Saver(folder, saved, hardware, command, Habits(request.grace, wish.signal))
+    habits = Habits(request.grace, wish.signal)
+    brought = None
+    if staged and staged.layer:
+        layer = os.open(staged.layer, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, layer)
+        brought = staged.shares, layer
+    return spec, Saver(folder, saved, hardware, command, habits, brought)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from apppot.checkpoint.manifest import Manifest
 
-_MEMORY, _DISK = "memory-", "disk-"
+_MEMORY, _DISK, _FOLDERS = "memory-", "disk-", "folders-"
 _PIECE = 1 << 30  # bytes for one call of the system
 _FICLONE = 0x40049409
 
@@ -84,6 +84,12 @@ class Folder:
         copy(disk, target)
         return target, Blob(name, size)
 
+    def keep_layer(self, files: ExitStack, layer: int) -> tuple[int, Blob]:
+        """Keep the layer of the machine's folders; see `keep_disk`."""
+        target, name = files.enter_context(self.file(_FOLDERS))
+        copy(layer, target)
+        return target, Blob(name, os.fstat(layer).st_size)
+
     def commit(self, done: Manifest) -> None:
         """Let a checkpoint, whose files are there, be the one that the folder holds."""
         with aside.whole(os.path.join(self.path, manifest.NAME), mode=0o600) as file:
@@ -93,9 +99,9 @@ class Folder:
 
     def tidy(self, kept: Manifest | None) -> None:
         """Remove the files of earlier checkpoints, and of those that were not finished."""
-        names = {blob.name for blob in (kept.memory, kept.disk) if blob} if kept else set()
+        names = {blob.name for blob in kept.blobs} if kept else set()
         for name in os.listdir(self.path):
-            if name.startswith((_MEMORY, _DISK)) and name not in names:
+            if name.startswith((_MEMORY, _DISK, _FOLDERS)) and name not in names:
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(self.path, name))
 

@@ -11,7 +11,7 @@ from apppot.agent.standstill import Conversation  # noqa: TC001  read at run tim
 from apppot.checkpoint.plain import made, plain
 from apppot.errors import MachineError, UsageError
 from apppot.machine.cpumodel import CpuModel  # noqa: TC001  read at run time
-from apppot.machine.model import EngineName, Network  # noqa: TC001  read at run time
+from apppot.machine.model import EngineName, Network, Share  # noqa: TC001  read at run time
 
 FORMAT = 1
 NAME = "checkpoint.json"
@@ -65,6 +65,14 @@ class Habits:
 
 
 @dataclass(frozen=True)
+class Folders:
+    """Folders that were brought into the machine as its highest layer; changes go back to them."""
+
+    shares: tuple[Share, ...]
+    layer: Blob
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All of checkpoint.json but its format's number."""
 
@@ -78,6 +86,13 @@ class Manifest:
     conversation: Conversation
     memory: Blob
     disk: Blob | None
+    folders: Folders | None
+
+    @property
+    def blobs(self) -> list[Blob]:
+        """The files in the checkpoint's folder."""
+        layer = self.folders.layer if self.folders else None
+        return [blob for blob in (self.memory, self.disk, layer) if blob]
 
 
 def render(manifest: Manifest) -> bytes:
@@ -115,9 +130,8 @@ def read(folder: str) -> Manifest:
             hint="'apppot run --checkpoint-dir DIR' and 'apppot checkpoint ID' make one",
         ) from error
     manifest = parse(data, folder)
-    for blob in (manifest.memory, manifest.disk):
-        if blob:
-            _check(folder, blob)
+    for blob in manifest.blobs:
+        _check(folder, blob)
     return manifest
 
 

@@ -18,7 +18,7 @@ from apppot.checkpoint.folder import Folder, copy
 from apppot.checkpoint.manifest import Habits
 from apppot.checkpoint.saving import Saver
 from apppot.drive import Driver
-from apppot.errors import AppPotError, MachineError
+from apppot.errors import AppPotError, MachineError, UsageError
 from apppot.image import compressed, store
 from apppot.lean import replace
 from apppot.machine import choice, cpumodel, limits, rundir, scratch, virtual
@@ -26,13 +26,14 @@ from apppot.machine.model import EngineName, LayerFile, MachineSpec, Saving
 from apppot.machine.monitor import Monitor
 from apppot.machine.qemu import layout
 from apppot.machine.rundir import RunDir
-from apppot.run import Finished, facts, tell_end
+from apppot.run import JOB, Finished, facts, tell_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from apppot.checkpoint.manifest import Hardware, Manifest
     from apppot.image.model import Image
+    from apppot.machine.model import Share
 
 _PIECE = 1 << 20
 
@@ -46,6 +47,7 @@ class RestoreRequest:
     grace: float | None = None
     time_limit: float | None = None
     verbose: bool = False
+    job_dir: str | None = None  # the folder for the changes of /job
 
 
 def restore_for_user(request: RestoreRequest, report_path: str | None) -> int:
@@ -78,7 +80,15 @@ def restore(request: RestoreRequest) -> Finished:
         check_host(saved.hardware)
         if request.verbose:
             terminal.tell(f"saved on {saved.host}, {time.ctime(saved.saved)}; {chosen}")
-        spec = machine_spec(saved, image)
+        spec = machine_spec(saved, image, folder)
+        staged = layer = None
+        if saved.folders:
+            from apppot.machine.staging import Staged
+
+            shares = own_shares(saved.folders.shares, request.job_dir)
+            staged = Staged.again(spec, shares, stack)
+            layer = os.open(spec.layers[-1].path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, layer)
         habits = Habits(
             saved.habits.grace if request.grace is None else request.grace,
             request.signal or saved.habits.signal,
@@ -102,7 +112,8 @@ def restore(request: RestoreRequest) -> Finished:
             raise _not_loaded(error, machine.console_tail()) from error
         session = standstill.resume(Loop(), machine.channel, saved.conversation)
         stack.callback(session.close)
-        saver = Saver(folder, saved.image, saved.hardware, saved.command, habits)
+        brought = (staged.shares, layer) if staged and layer is not None else None
+        saver = Saver(folder, saved.image, saved.hardware, saved.command, habits, brought)
         saver.continues(monitor, saved)
         driver = Driver(
             engine,
@@ -112,12 +123,15 @@ def restore(request: RestoreRequest) -> Finished:
             stdio=(0, 1, 2),
             time_limit=request.time_limit,
             grace=habits.grace,
+            capture=staged.capture if staged else None,
             saver=saver,
             resumed=saved.conversation.relay,
             notice=terminal.tell if request.verbose else lambda _: None,
         )
         own.record(facts(image, chosen, spec, saved.command, began))
         outcome = driver.drive(stack, host_cpus=spec.host_cpus)
+        if staged:
+            outcome = staged.bring_out(outcome)
     return Finished(image, chosen.name, spec, saved.command, began, time.time(), outcome)
 
 
@@ -179,12 +193,32 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2])
 
 
-def machine_spec(saved: Manifest, image: Image) -> MachineSpec:
+def own_shares(shares: tuple[Share, ...], job_dir: str | None) -> tuple[Share, ...]:
+    """Return where changes of folders are put here; raises UsageError if one is not there."""
+    if job_dir is not None:
+        path = os.path.realpath(job_dir)
+        shares = tuple(
+            replace(each, source=path) if each.target == JOB else each for each in shares
+        )
+    for each in shares:
+        if not each.read_only and not os.path.exists(each.source):
+            raise UsageError(
+                f"changes of {os.fsdecode(each.target)} are to be put into {each.source},"
+                " which is not there",
+                hint="make it; or name another folder for /job with --job-dir",
+            )
+    return shares
+
+
+def machine_spec(saved: Manifest, image: Image, folder: Folder) -> MachineSpec:
     """Return the machine; raises MachineError if this AppPot would make another one of it."""
     hardware = saved.hardware
+    layers = [layer.path for layer in image.layers]
+    if saved.folders:
+        layers.append(os.path.join(folder.path, saved.folders.layer.name))
     spec = MachineSpec(
         hostname=hardware.hostname,
-        layers=tuple(LayerFile(layer.path) for layer in image.layers),
+        layers=tuple(map(LayerFile, layers)),
         cpus=hardware.cpus,
         host_cpus=tuple(limits.allowed_cpus()),
         memory=hardware.memory,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from apppot import __version__
 from apppot.agent import standstill
 from apppot.agent.session import State
-from apppot.checkpoint.manifest import Blob, Habits, Hardware, Manifest, SavedImage
+from apppot.checkpoint.manifest import Blob, Folders, Habits, Hardware, Manifest, SavedImage
 from apppot.errors import AppPotError, MachineError
 from apppot.image import compressed
 from apppot.machine.monitor import Monitor
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from apppot.agent.spec import CommandSpec
     from apppot.checkpoint.folder import Folder
     from apppot.machine.engine import Machine
+    from apppot.machine.model import Share
 
 PATIENCE = 60.0  # seconds for the guest to come to a standstill
 _TIMER = "standstill"
@@ -59,6 +60,7 @@ class Saver:
         hardware: Hardware,
         command: CommandSpec,
         habits: Habits,
+        staged: tuple[tuple[Share, ...], int] | None = None,
     ) -> None:
         self.folder = folder
         self.image = image
@@ -66,6 +68,7 @@ class Saver:
         self._hardware = hardware
         self._command = command
         self._monitor: Monitor | None = None
+        self._staged = staged
         self._busy = False
         self._began = 0.0
         self._last: Manifest | None = None
@@ -157,6 +160,12 @@ class Saver:
             if machine.scratch is not None:
                 kept, disk = self.folder.keep_disk(files, machine.scratch, final=stop)
                 size += os.fstat(kept).st_blocks
+            folders = None
+            if self._staged:
+                shares, layer = self._staged
+                kept, blob = self.folder.keep_layer(files, layer)
+                folders = Folders(shares, blob)
+                size += os.fstat(kept).st_blocks
             done = Manifest(
                 apppot=__version__,
                 host=os.uname().nodename,
@@ -168,6 +177,7 @@ class Saver:
                 conversation=standstill.conversation(session, payload),
                 memory=memory,
                 disk=disk,
+                folders=folders,
             )
             if not stop:
                 self._go_on(session)

@@ -25,6 +25,11 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     )
     add_signal_option(group)
     group.add_argument(
+        "--stage",
+        action="store_true",
+        help="copy /job and --bind folders into the machine, and what has changed out at the end",
+    )
+    group.add_argument(
         "--cpu-model",
         choices=_MODELS,
         help="what the payload may use of the processor, so that another host can go on (the best)",

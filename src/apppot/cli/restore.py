@@ -31,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="time between the first TERM and the machine's end (as in the run that was saved)",
     )
+    parser.add_argument(
+        "--job-dir", metavar="DIR", help="with --stage, where changes of /job are put (as before)"
+    )
     parser.add_argument("--report", metavar="FILE", help="write a JSON report")
     parser.add_argument("--verbose", "-v", action="store_true", help="say what is done, and why")
 
@@ -45,5 +48,6 @@ def main(options: argparse.Namespace) -> int:
         options.grace,
         options.time_limit,
         options.verbose,
+        options.job_dir,
     )
     return restore_for_user(request, options.report)

@@ -39,5 +39,7 @@ def main(options: argparse.Namespace) -> int:
     request = request_from(options, options.command, terminal=options.tty)
     if options.checkpoint_dir is not None:
         request = replace(request, checkpoint=checkpoint_from(options))
+    if options.stage:
+        request = replace(request, stage=True)
     save = wanted_from(options, options.save) if options.save else None
     return run_for_user(request, options.report, save)

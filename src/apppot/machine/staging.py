@@ -43,6 +43,7 @@ class Staged:
                 hint="leave the folders out (--no-job-dir), or take another engine",
             )
         self.spec, self.capture = spec, capture
+        self.shares, self.layer = spec.shares, ""
         self._shares = tuple(share for share in spec.shares if not share.read_only)
         if not spec.shares:
             return
@@ -55,12 +56,27 @@ class Staged:
         stack.callback(undo.act, run.path)
         path = os.path.join(runfiles.folder(run), LAYER)
         make_layer(spec.shares, path)
+        self.layer = path
         self.spec = replace(spec, layers=(*spec.layers, LayerFile(path)), shares=())
-        if self._shares:
-            archive = tempfile.TemporaryFile(dir=paths.scratch_dir())  # noqa: SIM115
-            self._archive = stack.enter_context(archive)
-            excludes = tuple(all_but([share.target.strip(b"/") for share in self._shares]))
-            self.capture = Capture(self._archive.fileno(), excludes)
+        self._expect(stack)
+
+    @classmethod
+    def again(cls, spec: MachineSpec, shares: tuple[Share, ...], stack: ExitStack) -> Staged:
+        """Return the folders of a machine that has them already, and goes on."""
+        staged = cls.__new__(cls)
+        staged.spec, staged.capture, staged.shares, staged.layer = spec, None, shares, ""
+        staged._shares = tuple(share for share in shares if not share.read_only)  # noqa: SLF001
+        staged._expect(stack)  # noqa: SLF001
+        return staged
+
+    def _expect(self, stack: ExitStack) -> None:
+        """Be ready to take the changes of the writable folders."""
+        if not self._shares:
+            return
+        archive = tempfile.TemporaryFile(dir=paths.scratch_dir())  # noqa: SIM115
+        self._archive = stack.enter_context(archive)
+        excludes = tuple(all_but([share.target.strip(b"/") for share in self._shares]))
+        self.capture = Capture(self._archive.fileno(), excludes)
 
     def bring_out(self, outcome: Outcome) -> Outcome:
         """Put the changes into the host's folders; return the outcome with what went wrong."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import IO, TYPE_CHECKING
 
 from apppot import process, worker
-from apppot.image import aside, changes, erofs, saving, sif, store, tarstream
+from apppot.image import aside, changes, erofs, saving, sif, store, tarread, tarstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,13 +76,25 @@ def _squash(archive: IO[bytes], target: str, folder: str) -> None:
     """Write a SquashFS file from an archive; the same files give the same bytes."""
     with tempfile.TemporaryFile(dir=folder) as plain:
         tarstream.canonical(archive, plain)
+        root = _root_options(plain)
         plain.seek(0)
         process.run(
             [
                 _squash_program(),
+                *root,
                 *("-comp", "zstd", "-mkfs-time", "0", "-quiet", "-no-progress", "-force"),
                 *("-processors", str(len(os.sched_getaffinity(0)))),
                 target,
             ],
             stdin=plain,
         )
+
+
+def _root_options(archive: IO[bytes]) -> list[str]:
+    """Return sqfstar's options for the topmost folder: it does not take these from the archive.
+
+    The time is the present one nevertheless (as of 4.5.1).
+    """
+    _, root = next(tarread.entries(tarread.Source(archive)))
+    found = {"mode": f"{root.mode:o}", "time": root.mtime, "uid": root.uid, "gid": root.gid}
+    return [word for key, value in found.items() for word in (f"-root-{key}", str(value))]

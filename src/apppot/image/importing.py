@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SQUASHFS_MAGIC = b"hsqs"
+READ_AT_ONCE = 1024  # bytes: what Linux's squashfs reads is in such blocks
 SQUASHFS_SIZE = 96  # of its superblock
 SIF_MAGIC = b"SIF_MAGIC\0"
 SIF_MAGIC_AT = 32
@@ -124,14 +125,22 @@ def _unpacked(path: str, offset: int, size: int, room: IO[bytes]) -> None:
 
 
 def squashfs_size(file: IO[bytes], offset: int, path: str) -> int:
-    """Return the size of the squashfs at `offset`; raises ImageError."""
+    """Return the size of the squashfs at `offset`, in blocks of Linux; raises ImageError."""
     file.seek(offset)
     data = file.read(SQUASHFS_SIZE)
     if len(data) < SQUASHFS_SIZE or not data.startswith(SQUASHFS_MAGIC):
         raise ImageError(f"{path} has no squashfs where it should be")
     size: int = struct.unpack_from("<Q", data, 40)[0]
-    if offset + size > file.seek(0, os.SEEK_END):
+    there = file.seek(0, os.SEEK_END) - offset
+    if size > there:
         raise ImageError(f"{path} ends too early: its squashfs should have {size} bytes")
+    if size % READ_AT_ONCE:  # what makes them fills up to 4096 bytes
+        size += -size % READ_AT_ONCE
+        if size > there:
+            raise ImageError(
+                f"{path} ends within a block of {READ_AT_ONCE} bytes",
+                hint=f"copy it, and fill the copy up: truncate -s %{READ_AT_ONCE} FILE",
+            )
     return size
 
 

@@ -47,7 +47,7 @@ _PROCESSOR = "max,-smap,-xsave"
 _INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
-for m in MODULES; do insmod /modules/$m; done
+for m in MODULES; do insmod /modules/$m.ko; done
 mount -t tmpfs tmpfs /above; mkdir /above/upper /above/work /above/lower
 mount -t erofs -o ro /dev/vda /above/lower
 mount -t overlay -o lowerdir=/above/lower,upperdir=/above/upper,workdir=/above/work host /host
@@ -178,7 +178,7 @@ def write_boot(
     files = {
         "init": init.encode(),
         "bin/busybox": next(early[name] for name in early if name.endswith("bin/busybox")),
-        **{f"modules/{name}": found[name] for name in order},
+        **{f"modules/{name}.ko": found[name] for name in order},
     }
     folders = ("bin", "dev", "proc", "sys", "modules", "above", "host")
     initramfs.write_bytes(gzip.compress(b"".join(_cpio(folders, files)), 1))

@@ -46,8 +46,7 @@ RELAYED = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-# A machine that was told to power off and does not is ended by force after this, in seconds. It
-# has to write shared folders out in that time.
+# Seconds that a machine may take to power off; it has to write shared folders out in them.
 POWER_OFF_PATIENCE = 30.0
 # TERMs that come within this time of the first are the same request, in seconds: a batch system
 # signals every process, and a script's trap passes on what we have been sent already.
@@ -86,6 +85,7 @@ class Driver:
         self._preparing = Preparing(session, before) if before else None
         self._capture = capture
         self._saver = saver
+        self._signals: list[int] | None = None  # that wait for the end of a checkpoint
         self._resumed = resumed
         self._archive: Archiving | None = None
         self._phase = Phase.BOOTING
@@ -128,10 +128,7 @@ class Driver:
         self._terminate(Source.FORCED, signal.SIGTERM)
 
     def checkpoint(self, then: Callable[[Saved | AppPotError], None], *, stop: bool) -> None:
-        """Save the machine and tell `then`; with `stop` that is the end of the run.
-
-        Raises AppPotError if it cannot be asked for now.
-        """
+        """Save the machine and tell `then`; with `stop` that is the end. Raises AppPotError."""
         if self._saver is None:
             raise UsageError("the machine cannot be saved: it was started without --checkpoint-dir")
         if self._phase is not Phase.RUNNING or self._main is None:
@@ -141,10 +138,14 @@ class Driver:
             then(result)
             if stop and not isinstance(result, AppPotError):
                 self._cause = Source.CHECKPOINT
-                self._phase = Phase.DOWN
                 self._loop.stop()  # what was not passed on yet has been saved
+                return
+            signals, self._signals = self._signals or [], None
+            for number in signals:
+                self._signal(number)
 
         self._saver.begin(self._session, self._machine, self._main, done, stop=stop)
+        self._signals = [] if stop else None
 
     def _go_on(self, relay: Relay) -> None:
         """Begin with a machine that has been restored, and its payload."""
@@ -262,7 +263,9 @@ class Driver:
     # -- signals and limits -----------------------------------------------------------------
 
     def _signal(self, number: int) -> None:
-        if number == signal.SIGWINCH:
+        if self._signals is not None:  # a batch system's next one is not for the restored payload
+            self._signals.append(number)
+        elif number == signal.SIGWINCH:
             if self._main and self._spec.terminal:
                 size = terminal.size(self._stdio[0])
                 self._main.resize(size.rows, size.columns)
@@ -272,8 +275,6 @@ class Driver:
             if self._raw:
                 self._raw.apply()
             self._relay(signal.SIGCONT)
-        elif self._cause is Source.CHECKPOINT:
-            return  # it is over
         elif self._phase is Phase.RUNNING and self._saver and number == self._saver.habits.signal:
             self._save_and_end()
         elif self._phase is Phase.BOOTING or self._phase is Phase.DOWN:

@@ -9,9 +9,10 @@ import pytest
 from apppot import process
 from apppot.agent.spec import GuestLayer
 from apppot.errors import MachineError
+from apppot.lean import replace
 from apppot.machine import virtual
 from apppot.machine.folders import Folder
-from apppot.machine.model import LayerFile, MachineSpec, Network, Share
+from apppot.machine.model import LayerFile, MachineSpec, Network, Saving, Share
 from apppot.machine.qemu import (
     MOST_DEVICES,
     Accelerator,
@@ -19,6 +20,7 @@ from apppot.machine.qemu import (
     confine_arguments,
     guest_spec,
     kernel_arguments,
+    layout,
     qemu_arguments,
 )
 
@@ -176,3 +178,30 @@ def test_no_qemu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MachineError, match="QEMU is not installed") as raised:
         virtual.program()
     assert "qemu-system-x86" in raised.value.hint
+
+
+def test_a_machine_that_can_be_saved() -> None:
+    spec = _with(saving=Saving("Model,enforce", "pc-q35-7.2"))
+    words = qemu_arguments("qemu", Accelerator.TCG, spec, replace(GIVEN, monitor=10))
+    assert _values(words, "-cpu") == ["Model,enforce"]
+    assert _values(words, "-machine")[0].startswith("pc-q35-7.2,")
+    assert "socket,id=monitor,fd=10" in _values(words, "-chardev")
+    assert _values(words, "-mon") == ["chardev=monitor,mode=control"]
+    assert "clocksource=hpet" in _values(words, "-append")[0].split()
+    assert not _values(words, "-incoming")
+    again = qemu_arguments("qemu", Accelerator.TCG, spec, replace(GIVEN, monitor=10, memory=11))
+    assert _values(again, "-incoming") == ["fd:11"]
+    assert _values(again, "-device") == _values(words, "-device")
+
+
+def test_the_layout_is_that_of_the_devices() -> None:
+    assert layout(_with(memory=1 << 30, hostname="other")) == layout(SPEC)
+    others = {
+        layout(_with(**{name: value}))
+        for name, value in (
+            ("layers", LAYERS[:1]),
+            ("scratch", 1 << 30),
+            ("network", Network.NONE),
+        )
+    }
+    assert len({*others, layout(SPEC)}) == 4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
-from apppot.agent import frames
+from apppot.agent import frames, standstill
 from apppot.agent.frames import MAGIC, WINDOW, Kind
 from apppot.agent.loop import READ, Loop
 from apppot.agent.session import Command, Session
@@ -247,3 +248,66 @@ def test_the_loop_ignores_what_was_unwatched_in_the_same_round() -> None:
     for pair in pipes:
         for descriptor in pair:
             os.close(descriptor)
+
+
+def test_a_standstill_holds_back_and_another_session_goes_on(stage: Stage) -> None:
+    command, feed, take = stage.command()
+    stage.agent.say(Kind.STARTED, 1, frames.record(1, 5_000_000_000))
+    stage.turn(lambda: command.started_at == 5.0)
+    frozen: list[bool] = []
+    standstill.freeze(stage.session, 7, lambda: frozen.append(True))
+    assert stage.agent.hear() == (Kind.FREEZE, 0, struct.pack("<Q", 7))
+    os.write(feed, b"input")
+    command.send_signal(10)
+    stage.agent.say(Kind.STDOUT, 1, b"x" * (WINDOW // 2))
+    stage.turn(lambda: frames.encode_credit(1, 1, WINDOW // 2) in bytes(stage.session.held or b""))
+    stage.agent.say(Kind.STDOUT, 1, b"x" * (WINDOW // 2))  # together, more than a pipe holds
+    stage.turn(lambda: bool(command.sinks[1].waiting))
+    stage.agent.say(Kind.STDERR, 1)
+    stage.agent.say(Kind.FROZEN, 0, frames.record(14, 0))
+    stage.turn(lambda: bool(frozen) and bool(stage.session.held))
+    stage.turn(lambda: command.source is not None and command.source.credit < WINDOW)
+    saved = standstill.conversation(stage.session, command)
+    assert saved.relay.credit == WINDOW - 5
+    assert (saved.next_ident, saved.relay.outputs[2].ended) == (2, True)
+    passed_on = os.read(take, WINDOW)
+    pending = saved.relay.outputs[1].pending
+    assert len(passed_on) + len(pending) == WINDOW
+    assert pending
+
+    other = Stage.__new__(Stage)
+    ours, theirs = socket.socketpair()
+    other.loop, other.agent, other.descriptors = Loop(), Agent(theirs), []
+    other.session = standstill.resume(other.loop, ours.detach(), saved)
+    out, into = os.pipe()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    running: list[bool] = []
+    again = standstill.adopt(other.session, saved.relay, (nothing, into, into))
+    standstill.go_on(other.session, saved.relay, lambda: running.append(True))
+    kind, _, payload = other.agent.hear()
+    assert (kind, len(payload)) == (Kind.THAW, 72)
+    heard = [other.agent.hear() for _ in range(3)]
+    assert (Kind.SIGNAL, 1, bytes((10,))) in heard
+    assert (Kind.STDIN, 1, b"input") in heard
+    other.agent.say(Kind.THAWED, 0, frames.record(15, 0) + frames.record(16, 0))
+    other.turn(lambda: bool(running))
+    got = b""
+    while len(got) < len(pending):
+        other.turn(lambda: bool(select.select([out], [], [], 0)[0]))
+        got += os.read(out, WINDOW)
+    assert got == pending
+    assert again.ident == 1
+    other.agent.say(Kind.EXITED, 1, _exited(4))
+    other.turn(lambda: again.result is not None)
+    other.session.close()
+    theirs.close()
+    for descriptor in (out, into, nothing):
+        os.close(descriptor)
+
+
+def test_a_machine_that_cannot_be_thawed_wholly_is_an_error(stage: Stage) -> None:
+    standstill.freeze(stage.session, 0, lambda: None)
+    standstill.thaw(stage.session, lambda: None)
+    stage.agent.say(Kind.THAWED, 0, frames.record(15, 0) + frames.record(16, 1))
+    with pytest.raises(MachineError, match="random pool could not be reseeded"):
+        stage.turn(lambda: False)

@@ -42,6 +42,7 @@ def test_a_batch_job_s_memory(apppot: AppPot) -> None:
     _assert_given(apppot, job.call(job.line(("sh", "-c", SCRIPT), AUTO)), 300 * MIB)
 
 
+@pytest.mark.only_on("uml", reason="QEMU reserves a GiB of address space for itself")
 def test_the_tightest_limit_counts_and_holds(apppot: AppPot) -> None:
     job = apppot.having(SLURM_JOB_ID="1", SLURM_MEM_PER_NODE="100000")
     limited = ["prlimit", f"--as={400 * MIB}", *job.line(("sh", "-c", SCRIPT), AUTO)]

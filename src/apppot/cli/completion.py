@@ -22,7 +22,7 @@ _apppot() {{
         *)
             case $verb in
                 run|shell|inspect|rm|tag) names=$(apppot images --quiet 2>/dev/null);;
-                exec|stop|logs) names=$(apppot ps --quiet 2>/dev/null);;
+                exec|stop|logs|checkpoint) names=$(apppot ps --quiet 2>/dev/null);;
             esac
             mapfile -t COMPREPLY < <(compgen -W "$names" -- "$word")
             [ ${{#COMPREPLY[@]}} -gt 0 ] || mapfile -t COMPREPLY < <(compgen -f -- "$word")

@@ -153,7 +153,7 @@ def test_a_machine_that_was_killed_saves_nothing(own: AppPot) -> None:
     assert own.call(own.verb("inspect", "killed:1")).status != 0
 
 
-def test_a_full_folder_for_scratch_is_told(own: AppPot) -> None:
+def test_a_full_store_is_told(own: AppPot) -> None:
     small = os.path.join(own.folder, "small")
     os.mkdir(small)
     words = ["mount", "-t", "tmpfs", "-o", "size=10m,mode=1777", "small", small]
@@ -162,14 +162,21 @@ def test_a_full_folder_for_scratch_is_told(own: AppPot) -> None:
         pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
     try:
         script = "head -c 30000000 /dev/urandom >/root/big"
-        full = own.having(APPPOT_TMPDIR=small)
+        full = own.having(APPPOT_STORE=f"{small}:{own.environment['APPPOT_STORE']}")
         done = run(full, own.image, script, "--root", "--save", "full:1")
+        left = [name for _, _, names in os.walk(small) for name in names]
     finally:
         subprocess.run(["umount", small], check=True)
     assert done.status == 125
-    assert "could not be saved" in done.complaint
-    assert "No space left" in done.complaint
+    assert "only" in done.complaint
+    assert "free" in done.complaint
+    assert [name for name in left if "lock" not in name] == ["oci-layout"]
     assert own.call(own.verb("inspect", "full:1")).status != 0
+    # Nothing is lost: what to do is what was said.
+    advice = done.complaint.partition("\nthen: apppot ")[2].split()
+    assert own.call(own.verb(*advice)).status == 0
+    os.unlink(advice[2])
+    assert run(own, "full:1", "wc -c </root/big", "--root").stdout.strip() == b"30000000"
 
 
 def test_commit_of_a_running_machine(own: AppPot) -> None:

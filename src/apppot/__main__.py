@@ -34,12 +34,26 @@ def main(arguments: list[str]) -> int:
     except AppPotError as error:
         print(f"apppot: {error}", file=sys.stderr)
         return error.status or own_failure
+    except ModuleNotFoundError as error:
+        print(f"apppot: {_missing(error)}", file=sys.stderr)
+        return own_failure
     except KeyboardInterrupt:
         return ExitStatus.SIGNAL_BASE + 2
     except BrokenPipeError:
         sys.stdout = None  # nobody reads; do not flush at exit
         return ExitStatus.SIGNAL_BASE + 13
     return status
+
+
+def _missing(error: ModuleNotFoundError) -> AppPotError:
+    """Return what to say where only Python itself is: on a node, in a bundle."""
+    library = (error.name or "").partition(".")[0]
+    if library in ("", "apppot"):
+        raise error
+    return AppPotError(
+        f"this needs the Python library '{library}', which is not here",
+        hint="'apppot run' of what is in a store needs none; else install AppPot with pip",
+    )
 
 
 def _verb(arguments: list[str]) -> str:

@@ -13,7 +13,7 @@ import os
 import tarfile
 import zlib
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Self, cast
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from apppot.errors import ImageError
 
@@ -41,17 +41,32 @@ class _Member(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         member = super().frombuf(buf, encoding, errors)
-        member.latest = float(member.mtime)
-        if bytes(buf[257:265]) == _OLD_GNU and member.type in _KNOWN:
-            # There Python sees the first part of a name.
-            first = bytes(buf[345:500]).split(b"\0", 1)[0].decode(encoding, errors)
-            if first and member.type != tarfile.GNUTYPE_SPARSE:
-                member.name = member.name.removeprefix(f"{first}/")
-            for at in (345, 357):
-                text = bytes(buf[at : at + 12]).strip(b" \0")
-                if text and not text.strip(b"01234567"):
-                    member.latest = max(member.latest, float(int(text, 8)))
-        return member
+        return member if _MOVED else _noted(member, buf, encoding, errors)
+
+    @classmethod
+    def _frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str, **more: Any) -> Self:
+        made: Self = super()._frombuf(buf, encoding, errors, **more)  # type: ignore[misc]
+        return _noted(made, buf, encoding, errors)
+
+
+# Security updates of Python have moved what frombuf() did, and do not call it.
+_MOVED = hasattr(tarfile.TarInfo, "_frombuf")
+_M = TypeVar("_M", bound=_Member)
+
+
+def _noted(member: _M, buf: bytes | bytearray, encoding: str, errors: str) -> _M:
+    """Note the latest time of a member's header, and correct its name."""
+    member.latest = float(member.mtime)
+    if bytes(buf[257:265]) == _OLD_GNU and member.type in _KNOWN:
+        # There Python sees the first part of a name.
+        first = bytes(buf[345:500]).split(b"\0", 1)[0].decode(encoding, errors)
+        if first and member.type != tarfile.GNUTYPE_SPARSE:
+            member.name = member.name.removeprefix(f"{first}/")
+        for at in (345, 357):
+            text = bytes(buf[at : at + 12]).strip(b" \0")
+            if text and not text.strip(b"01234567"):
+                member.latest = max(member.latest, float(int(text, 8)))
+    return member
 
 
 @dataclass(frozen=True)

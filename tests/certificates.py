@@ -27,6 +27,8 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         made = self._made(self.name, self.key.public_key(), days=1)
         made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        own = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
+        made = made.add_extension(own, critical=False)
         self.path = folder / f"{name}.crt"
         self.path.write_bytes(made.sign(self.key, hashes.SHA256()).public_bytes(PEM))
 
@@ -34,8 +36,11 @@ class Authority:
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, days: int
     ) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
+        # Python 3.13 demands it.
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         return (
             x509.CertificateBuilder()
+            .add_extension(issuer, critical=False)
             .subject_name(subject)
             .issuer_name(self.name)
             .public_key(key)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PEM = serialization.Encoding.PEM
+_USES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+    *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
 
 
 class Authority:
@@ -26,9 +30,11 @@ class Authority:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.key = ec.generate_private_key(ec.SECP256R1())
         made = self._made(self.name, self.key.public_key(), days=1)
-        made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         own = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
         made = made.add_extension(own, critical=False)
+        uses = dict.fromkeys(_USES, False) | {"key_cert_sign": True}
+        made = made.add_extension(x509.KeyUsage(**uses), critical=True)
         self.path = folder / f"{name}.crt"
         self.path.write_bytes(made.sign(self.key, hashes.SHA256()).public_bytes(PEM))
 

@@ -129,6 +129,9 @@ def test_an_ordinary_user_works_on_the_sites_base(site: Site) -> None:
     write = ["sh", "-c", "echo mine >/etc/mine"]
     site.apppot("run", *say, "--root", "--save", "mine:1", digest, "--", *write)
     assert site.apppot("run", *say, "mine:1", "--", "cat", "/etc/mine") == "mine\n"
+    site.apppot("save", "-o", "base.tar", "site/base:1")
+    site.apppot("load", "-i", "base.tar", "--name", "loaded:1")
+    site.apppot("rm", "loaded:1")
     site.apppot("tag", "site/base:1", "base:copy")
     assert site.apppot("run", *say, "base:copy", "--", "echo", "hello") == "hello\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import multiprocessing
 import os
 import random
@@ -10,10 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,9 +23,12 @@ from hypothesis import strategies as st
 
 from apppot import process
 from apppot.errors import ImageError
-from apppot.image import cleaning, listing, model
+from apppot.image import cleaning, fsck, importing, leaving, listing, loading, model
 from apppot.image.store import Store, resolve
 from tests.unit.stores import add, blobs, store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["store"]  # a fixture
 
@@ -213,3 +218,39 @@ def test_any_history_leaves_what_a_dictionary_would(
     }
     assert found == expected
     shutil.rmtree(store.path)
+
+
+def _importing() -> None:
+    importing.import_(os.path.dirname(__file__), "x:1", importing.Settings())
+
+
+def _leaving() -> None:
+    with leaving.room():
+        pass
+
+
+def _loading() -> None:
+    with tempfile.NamedTemporaryFile(suffix=".tar.gz") as file:
+        file.write(gzip.compress(b"\0" * 10240))
+        file.flush()
+        loading.load(file.name)
+
+
+@pytest.mark.parametrize("work", [_importing, _leaving, _loading])
+def test_files_that_need_a_name_for_a_moment_are_known(
+    work: Callable[[], None], store: Store
+) -> None:
+    """Not all file systems can make files without one, and a process may be killed in between."""
+    add(store, "a:1", b"a")
+    pid = os.fork()
+    if pid == 0:
+        tempfile._O_TMPFILE_WORKS = False  # type: ignore[attr-defined]
+        os.unlink = lambda *_, **__: os._exit(9)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert len(fsck.check(store).notes) == 1
+    assert store.clean().temporaries == 1
+    assert fsck.check(store).notes == ()

@@ -47,11 +47,12 @@ def layer(
     folder = os.path.join(adding.store.path, BLOBS)
     room = compressed.Room(folder, size)
     state = hashlib.sha256()
-    with tempfile.TemporaryFile(dir=folder, buffering=0) as archive:
+    with adding.nameless() as archive:
         for piece in compressed.plain(pieces):
             room.take(len(piece))
             state.update(piece)
             archive.write(piece)
+        archive.flush()
         found = f"sha256:{state.hexdigest()}"
         if diff_id and found != diff_id:
             raise ImageError(f"an unpacked layer should have the digest {diff_id}, but has {found}")

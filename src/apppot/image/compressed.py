@@ -6,11 +6,11 @@ import bz2
 import lzma
 import os
 import sys
-import tempfile
 import zlib
 from typing import IO, TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
+from apppot.image import writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -182,7 +182,7 @@ def plain_file(file: IO[bytes], folder: str) -> IO[bytes]:
         return file
     room = Room(folder, file.seek(0, os.SEEK_END))
     file.seek(0)
-    out = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  the caller's
+    out = writer.nameless(folder)
     try:
         for piece in plain(pieces_of(file)):
             room.take(len(piece))

@@ -7,7 +7,6 @@ import os
 import platform
 import stat
 import struct
-import tempfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -79,7 +78,7 @@ def import_(
         if not replace and any(entry.reference == full for entry in store.entries()):
             raise writer.exists(full, store)
         folder = os.path.join(store.path, BLOBS)
-        with tempfile.TemporaryFile(dir=folder) as room:
+        with adding.nameless() as room:
             archive, run = _archive(path, room, folder, step)
             with archive:
                 step("making the layer")

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zlib
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
-from apppot.image import arrival, compressed, model, tarstream
+from apppot.image import arrival, changes, compressed, model, tarstream
 from apppot.image.model import Descriptor
-from apppot.image.store import BLOBS
+from apppot.image.store import stores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from apppot.image.model import Image
     from apppot.image.store import Entry, Store
 
 GZIP_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 LEVEL = 6
+
+
+@contextmanager
+def room() -> Iterator[IO[bytes]]:
+    """Give a file without a name for an archive: in the user's store, else in the scratch folder.
+
+    The image itself may be in a store that only others can write to. Raises ImageError.
+    """
+    with ExitStack() as stack:
+        try:
+            adding = stack.enter_context(stores()[0].writer())
+            file = stack.enter_context(adding.nameless())
+        except ImageError:
+            file = stack.enter_context(changes.temporary())
+        yield file
 
 
 @dataclass(frozen=True)
@@ -39,8 +53,7 @@ class Leaving:
         """Write a layer's canonical archive; return its digest. Raises AppPotError."""
         from apppot import worker
 
-        folder = os.path.join(self.store.path, BLOBS)
-        with tempfile.TemporaryFile(dir=folder) as archive:
+        with room() as archive:
             stack = self.image.layers[: number + 1]
             worker.archive(stack, ("layer", str(number)), archive.fileno())
             made = tarstream.canonical(archive, target)
@@ -56,8 +69,7 @@ class Leaving:
 
     def packed(self, number: int, target: IO[bytes]) -> tuple[Descriptor, str]:
         """Write a layer's compressed archive; return its blob, and the archive's digest."""
-        folder = os.path.join(self.store.path, BLOBS)
-        with tempfile.TemporaryFile(dir=folder) as plain:
+        with room() as plain:
             diff_id = self.archive(number, plain)
             plain.seek(0)
             digest, size = compress(plain, target)

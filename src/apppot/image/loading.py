@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import tarfile
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -183,8 +182,7 @@ class _Writing:
         return {**row.json(), **({"annotations": {model.REF_NAME: name}} if name else {})}
 
     def _layer(self, leaf: Leaving, number: int, *, docker: bool) -> tuple[Descriptor, str]:
-        folder = os.path.join(leaf.store.path, BLOBS)
-        with leaf.store.writer(), tempfile.TemporaryFile(dir=folder) as file:
+        with leaving.room() as file:
             if docker:
                 diff_id = leaf.archive(number, file)
                 size = file.seek(0, os.SEEK_END)

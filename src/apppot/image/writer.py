@@ -67,6 +67,11 @@ class Writer:
         self._own.add(path)
         return path
 
+    def nameless(self) -> IO[bytes]:
+        """Return a new file without a name in the blobs' folder."""
+        with explained(self.store, "write to"):
+            return nameless(os.path.join(self.store.path, BLOBS))
+
     def take(self, path: str, media_type: str, *, expected: str = "") -> Descriptor:
         """Turn a file from `temporary` into a blob and return its descriptor.
 
@@ -264,6 +269,11 @@ def _write_aside(path: str, data: bytes) -> None:
         _unlink(temporary)
         raise
     _sync_folder(folder)
+
+
+def nameless(folder: str) -> IO[bytes]:
+    """Return a new file without a name; where one is needed for a moment, `cleaning` knows it."""
+    return tempfile.TemporaryFile(prefix=TEMPORARY, dir=folder)
 
 
 def _sync_folder(path: str) -> None:

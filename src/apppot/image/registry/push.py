@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from apppot.image import arrival, leaving, model
 from apppot.image import store as stores_
 from apppot.image.registry import names
 from apppot.image.registry.client import Repository
-from apppot.image.store import BLOBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,8 +78,7 @@ def _layer(
         step(f"{label}: looking for it")
         if repository.has(origin.digest) or _mounted(repository, leaves, origin.digest):
             return _oci(origin), diff_id, 0
-    folder = os.path.join(leaves.store.path, BLOBS)
-    with leaves.store.writer(), tempfile.TemporaryFile(dir=folder) as packed:
+    with leaving.room() as packed:
         step(f"{label}: archiving")
         blob, diff_id = leaves.packed(number, packed)
         if repository.has(blob.digest):

@@ -103,6 +103,23 @@ def test_streams_go_on_at_the_very_byte(apppot: AppPot) -> None:
     assert not errors
 
 
+def test_a_signal_while_the_machine_is_saved_is_not_the_payload_s(apppot: AppPot) -> None:
+    """Batch systems warn, and then end the job: the second signal is not for what goes on later."""
+    script = "trap 'echo caught' HUP; echo up; for n in $(seq 30); do sleep 0.1; done; echo on"
+    with apppot.start(
+        ["bash", "-c", f"{script}; exit 3"], options=options(apppot, "--network", "none")
+    ) as running:
+        running.expect(b"up\n")
+        saved_by_signal(running)
+        # Of signals that wait together, the handler of the highest number runs first: USR1's.
+        running.process.send_signal(signal.SIGHUP)
+        ended = running.wait(PATIENCE)
+    assert (ended.status, ended.stdout) == (CHECKPOINTED, b""), ended.complaint
+    process = restore(apppot, stdout=subprocess.PIPE)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (3, b"on\n")
+
+
 SCRIPT = r"""
 exec 5<>/kept; echo before >&5; echo up
 read line; echo "after $line" >&5; cat /kept

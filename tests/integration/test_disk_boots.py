@@ -42,11 +42,11 @@ exit 7
 """
 
 
-def _lacking() -> str:
+def lacking(*files: str) -> str:
+    """Return what a boot under QEMU needs and is not here: files of the kit, or programs."""
     try:
-        found = kit.find()
-        for name in (kit.PC_KERNEL, kit.KEEPER, kit.BIOS_LOADER, kit.EFI_LOADER):
-            found.file(name)
+        for name in files:
+            kit.find().file(name)
     except KitError as error:
         return error.message
     if not QEMU:
@@ -54,8 +54,9 @@ def _lacking() -> str:
     return "" if BUSYBOX.exists() else "there is no /bin/busybox (busybox-static)"
 
 
+_LACKING = lacking(kit.PC_KERNEL, kit.KEEPER, kit.BIOS_LOADER, kit.EFI_LOADER)
 pytestmark = [
-    pytest.mark.skipif(bool(_lacking()), reason=_lacking()),
+    pytest.mark.skipif(bool(_LACKING), reason=_LACKING),
     pytest.mark.timeout(600),
 ]
 

@@ -18,23 +18,11 @@ from pathlib import Path
 import pytest
 
 from apppot import kit
-from apppot.errors import KitError
-from tests.integration.test_disk_boots import BUSYBOX, QEMU, apppot, layer
+from tests.integration.test_disk_boots import BUSYBOX, QEMU, apppot, lacking, layer
 
-
-def _lacking() -> str:
-    try:
-        for name in (kit.PC_KERNEL, kit.BIOS_LOADER):
-            kit.find().file(name)
-    except KitError as error:
-        return error.message
-    if not QEMU:
-        return "there is no qemu-system-x86_64"
-    return "" if BUSYBOX.exists() else "there is no /bin/busybox (busybox-static)"
-
-
+_LACKING = lacking(kit.PC_KERNEL, kit.BIOS_LOADER)
 pytestmark = [
-    pytest.mark.skipif(bool(_lacking()), reason=_lacking()),
+    pytest.mark.skipif(bool(_LACKING), reason=_LACKING),
     pytest.mark.timeout(600),
 ]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from apppot import process
 from apppot.machine import folders, virtiofs
 from apppot.machine.folders import Folder
 from apppot.machine.model import LayerFile, MachineSpec, Share
@@ -53,7 +54,8 @@ def _program(folder: Path, text: str) -> str:
 
 @pytest.fixture
 def only_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PATH", f"/bin:/usr/bin:{tmp_path}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(process, "CLEAN_PATH", str(tmp_path))
     monkeypatch.setenv("APPPOT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(virtiofs, "_FOLDERS", ())
     limits = (1024, virtiofs.FEWEST_DESCRIPTORS)
@@ -88,9 +90,9 @@ def test_names_have_to_be_text(name: str, *, served: bool) -> None:
 
 
 def test_without_one_there_is_none(only_here: Path) -> None:
-    assert only_here.is_dir()
-    if not os.path.exists("/usr/bin/virtiofsd"):
-        assert virtiofs.program() is None
+    assert virtiofs.program() is None
+    path = _program(only_here, f"echo {' '.join(virtiofs._NEEDED)}")
+    assert virtiofs.program() == path
 
 
 def test_root_makes_files_in_any_name_and_others_in_their_own(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from apppot.errors import AppPotError, ExitStatus, ImageError
+from apppot.errors import AppPotError, ExitStatus, ImageError, UsageError
 from apppot.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(path: str, index: dict[str, Any], data: int, words: list[str]) -> NoRet
 
 def _run(path: str, index: dict[str, Any], data: int, words: list[str]) -> int:
     from apppot.cli import run as verb
-    from apppot.cli.options import request_from, wanted_from
+    from apppot.cli.options import wanted_from
     from apppot.cli.parser import Parser, takes_value
     from apppot.run import run_for_user
 
@@ -66,7 +66,12 @@ def _run(path: str, index: dict[str, Any], data: int, words: list[str]) -> int:
     image = image_of(path, index, data)
     options = parser.parse_args([*own, image.name])
     save = wanted_from(options, options.save) if options.save else None
-    request = request_from(options, command, terminal=options.tty)
+    if options.checkpoint_dir is not None:
+        raise UsageError(
+            "--checkpoint-dir is not for bundles: 'apppot restore' looks for images in the stores",
+            hint="pull or load the image into a store, and use 'apppot run'",
+        )
+    request = verb.run_request(options, command)
     return run_for_user(request, options.report, save, image)
 
 

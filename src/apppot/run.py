@@ -49,6 +49,7 @@ class RunRequest:
 
     image: str
     command: tuple[bytes, ...] = ()
+    entrypoint: tuple[bytes, ...] | None = None  # goes before it; None: the image's
     cpus: int = 1
     memory: int | None = None  # None: as much as is allowed ("auto")
     scratch: int | None = None
@@ -120,11 +121,16 @@ def environment(
 
 
 def payload(request: RunRequest, config: ImageConfig) -> tuple[bytes, ...]:
-    """Return the argument vector: the user's, else the image's, else a shell."""
+    """Return the argument vector: the user's, else the image's, else a shell.
+
+    The image's command is meant for the image's entry point, and for no other.
+    """
     if request.builtin:
         return (request.builtin, *request.command)
-    entry = tuple(os.fsencode(word) for word in config.entrypoint)
-    own = request.command or tuple(os.fsencode(word) for word in config.cmd)
+    entry, own = request.entrypoint, request.command
+    if entry is None:
+        entry = tuple(map(os.fsencode, config.entrypoint))
+        own = own or tuple(map(os.fsencode, config.cmd))
     return (*entry, *own) or (b"/bin/sh",)
 
 

@@ -268,6 +268,13 @@ def test_configuration_is_used_by_run(builder: Builder) -> None:
     words = ("run", "--network", "none", "--no-job-dir", "made")
     assert builder.apppot.call(builder.apppot.verb(*words)).text == "$A c\n"
     assert builder.apppot.call(builder.apppot.verb(*words, "--", "d")).text == "$A d\n"
+    other = ("run", "--network", "none", "--no-job-dir", "--entrypoint")
+    for entry, said in (("echo -n 'a  b'", "a  b d"), ('["echo"]', "d\n"), ("", "")):
+        command = ("d",) if entry else ("true",)
+        done = builder.apppot.call(builder.apppot.verb(*other, entry, "made", "--", *command))
+        assert (done.status, done.text) == (0, said), done.complaint
+    bad = builder.apppot.call(builder.apppot.verb(*other, '["a\\u0000"]', "made"))
+    assert (bad.status, bad.complaint[:7]) == (125, "apppot:")
 
 
 def test_triggers_of_the_base(builder: Builder) -> None:

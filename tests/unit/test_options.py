@@ -9,6 +9,7 @@ import pytest
 from apppot.agent.frames import parse_records
 from apppot.agent.results import CommandResult
 from apppot.agent.spec import CommandSpec, Terminal
+from apppot.cli import shell
 from apppot.cli.options import request_from
 from apppot.cli.parser import parse
 from apppot.ending import command_status, command_trouble
@@ -93,6 +94,9 @@ def test_payload_and_shares() -> None:
     config = ImageConfig(entrypoint=("entry",), cmd=("own",))
     assert payload(RunRequest("i"), config) == (b"entry", b"own")
     assert payload(RunRequest("i", command=(b"x",)), config) == (b"entry", b"x")
+    assert payload(RunRequest("i", entrypoint=(b"e",)), config) == (b"e",)
+    assert payload(RunRequest("i", entrypoint=(), command=(b"x",)), config) == (b"x",)
+    assert payload(RunRequest("i", entrypoint=()), config) == (b"/bin/sh",)
     assert payload(RunRequest("i"), ImageConfig()) == (b"/bin/sh",)
     with pytest.raises(UsageError, match="empty name"):
         shares(RunRequest("i", job_dir=""))
@@ -136,3 +140,12 @@ def test_a_commands_records() -> None:
         0o22,
     ]
     assert found[11] == b"u"
+
+
+def test_a_shell_is_a_shell_whatever_the_images_entry_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[RunRequest] = []
+    monkeypatch.setattr(shell, "run_for_user", lambda request, *_: asked.append(request))
+    shell.main(parse(["shell", "image"])[1])
+    assert payload(asked[0], ImageConfig(entrypoint=("entry",)))[0] == b"/bin/sh"

@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Import, print the image's name and digest."""
+    from apppot.cli.options import words
     from apppot.cli.progress import Progress
     from apppot.errors import UsageError
     from apppot.image.importing import Settings, import_
@@ -36,8 +37,8 @@ def main(options: argparse.Namespace) -> int:
         if "=" not in each[1:]:
             raise UsageError(f"--env {each} has no value", hint="say --env NAME=VALUE")
     settings = Settings(
-        entrypoint=_words(options.entrypoint),
-        cmd=_words(options.cmd),
+        entrypoint=words(options.entrypoint),
+        cmd=words(options.cmd),
         env=tuple(options.env),
         working_dir=options.workdir,
         user=options.user,
@@ -48,19 +49,3 @@ def main(options: argparse.Namespace) -> int:
         )
     print(f"{made.name} {made.digest}")
     return 0
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """Return the words of a JSON list, or of what a shell would take apart; raises UsageError."""
-    import json
-    import shlex
-
-    from apppot.errors import UsageError
-
-    try:
-        words = json.loads(text) if text.startswith("[") else shlex.split(text)
-    except ValueError as error:
-        raise UsageError(f"'{text}' makes no sense: {error}") from error
-    if not all(isinstance(word, str) for word in words):
-        raise UsageError(f"'{text}' is not a list of texts")
-    return tuple(words)

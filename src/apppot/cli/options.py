@@ -269,6 +269,20 @@ def _kernel_argument(text: str) -> str:
     return text
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a JSON list, or of what a shell would take apart; raises UsageError."""
+    import json
+    import shlex
+
+    try:
+        found = json.loads(text) if text.startswith("[") else shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"'{text}' makes no sense: {error}") from error
+    if not all(isinstance(word, str) and "\0" not in word for word in found):
+        raise UsageError(f"'{text}' is not a list of texts")
+    return tuple(found)
+
+
 def _setting(text: str) -> bytes:
     name, equals, value = os.fsencode(text).partition(b"=")
     if not name or b"\0" in value:

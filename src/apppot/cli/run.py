@@ -6,18 +6,24 @@ which is the current folder unless --job-dir says otherwise. Without a command, 
 
 from __future__ import annotations
 
+import os
+
 from apppot.cli.checkpoints import add_checkpoint_options, checkpoint_from
 from apppot.cli.options import (
     add_machine_options,
     add_save_options,
     request_from,
     wanted_from,
+    words,
 )
 from apppot.lean import TYPE_CHECKING, replace
 from apppot.run import run_for_user
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
+
+    from apppot.run import RunRequest
 
 TAKES_COMMAND = True
 
@@ -29,6 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tty", "-t", action="store_true", help="give the command a terminal of its own"
     )
+    parser.add_argument(
+        "--entrypoint",
+        metavar="WORDS",
+        help="what goes before the command, instead of the image's: words or a JSON list; '' for"
+        " nothing",
+    )
     add_machine_options(parser)
     add_save_options(parser)
     add_checkpoint_options(parser)
@@ -36,10 +48,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    request = request_from(options, options.command, terminal=options.tty)
+    request = run_request(options, options.command)
     if options.checkpoint_dir is not None:
         request = replace(request, checkpoint=checkpoint_from(options))
-    if options.stage:
-        request = replace(request, stage=True)
     save = wanted_from(options, options.save) if options.save else None
     return run_for_user(request, options.report, save)
+
+
+def run_request(options: argparse.Namespace, command: Sequence[str]) -> RunRequest:
+    """Return the request that the options make, all but checkpoints."""
+    request = request_from(options, command, terminal=options.tty)
+    if options.entrypoint is not None:
+        request = replace(request, entrypoint=tuple(map(os.fsencode, words(options.entrypoint))))
+    return replace(request, stage=options.stage)

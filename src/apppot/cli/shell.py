@@ -14,6 +14,7 @@ from apppot.cli.options import (
     request_from,
     wanted_from,
 )
+from apppot.lean import replace
 from apppot.run import run_for_user
 
 if TYPE_CHECKING:
@@ -33,6 +34,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run the shell and return its exit status."""
-    request = request_from(options, SHELL, terminal=True)
+    request = replace(request_from(options, SHELL, terminal=True), entrypoint=())
     save = wanted_from(options, options.save) if options.save else None
     return run_for_user(request, options.report, save)

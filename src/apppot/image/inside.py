@@ -148,6 +148,7 @@ def run(
         request = RunRequest(
             image=base,
             command=tuple(map(os.fsencode, ("/bin/sh", "-c", SCRIPT, "sh", *argv))),
+            entrypoint=(),
             memory=MEMORY,
             scratch=DISK,
             job_dir=None,

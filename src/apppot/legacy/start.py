@@ -64,6 +64,7 @@ def _request(found: StartOptions) -> RunRequest:
     return RunRequest(
         image="",
         command=tuple(map(os.fsencode, command)),
+        entrypoint=(),
         memory=options.memory(found.memory),
         job_dir=None,
         binds=(Share(os.path.realpath("."), JOB), Share(_snap_script(), SNAP, read_only=True)),

@@ -79,6 +79,7 @@ def launch(
 def last_line(text: bytes) -> str:
     """Return the last line that says something, without paths."""
     lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("hint:")] or lines
     words = (lines[-1] if lines else "no message").split()
     return " ".join("PATH" if "/" in word else word for word in words)[:160]
 

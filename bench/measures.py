@@ -20,6 +20,7 @@ from bench import (
     memory,
     pull,
     python_part,
+    shares,
 )
 from bench.launch import Run, launch
 from bench.peers import APPPOT, APPPOT_OFFLINE, NATIVE, PODMAN, Peer, Peers
@@ -228,6 +229,7 @@ MEASURES: dict[str, Callable[[Bench], list[Section]]] = {
     "memory": inside.memory,
     "threads": inside.threads,
     "folder": inside.folder,
+    "shares": shares.shares,
     "channel": channel.sides,
     "create": create,
     **applications.MEASURES,

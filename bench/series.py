@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 
 class CaseError(Exception):
@@ -125,22 +125,41 @@ def take_turns(
 
     A case that fails once is dropped, with its reason; so is one that ends without a number.
     """
-    values: dict[str, list[float]] = {case: [] for case in cases}
+    take_turns_of([section], {case: _alone(each) for case, each in cases.items()}, runs, said)
+
+
+def take_turns_of(
+    sections: Sequence[Section],
+    cases: Mapping[str, Callable[[], Sequence[float]]],
+    runs: int,
+    said: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Do what take_turns does with cases that have a number for each of the sections."""
+    values: dict[str, list[Sequence[float]]] = {case: [] for case in cases}
+    missing: dict[str, str] = {}
+    outcomes: dict[str, str] = {}
     for turn in range(-1, runs):
-        said(f"{section.title}: {turn + 1}/{runs}")
+        said(f"{sections[0].title}: {turn + 1}/{runs}")
         for case, measure in cases.items():
-            if case in section.missing or case in section.outcomes:
+            if case in {*missing, *outcomes, *sections[0].missing}:
                 continue
             try:
                 value = measure()
             except Ended as error:
-                section.outcomes[case] = str(error)
+                outcomes[case] = str(error)
                 continue
             except CaseError as error:
-                section.missing[case] = str(error)
+                missing[case] = str(error)
                 continue
             if turn >= 0:
                 values[case].append(value)
-    for case, found in values.items():
-        if case not in section.missing and case not in section.outcomes and found:
-            section.samples[case] = Sample(tuple(found))
+    for n, section in enumerate(sections):
+        section.missing.update(missing)
+        section.outcomes.update(outcomes)
+        for case, found in values.items():
+            if case not in section.missing and case not in outcomes and found:
+                section.samples[case] = Sample(tuple(each[n] for each in found))
+
+
+def _alone(measure: Callable[[], float]) -> Callable[[], Sequence[float]]:
+    return lambda: (measure(),)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apppot import kit, paths
-from apppot.errors import KitError
+from apppot.errors import AppPotError, KitError
 from apppot.kit import apt, cpio, folders, sources, tools
 from apppot.kit.build import locked, workspace_folder
 from apppot.kit.job import Job
@@ -50,7 +50,7 @@ def get(init: str, work: str, progress: Progress, *, build: bool) -> Stock:
     """Return the stock kernel, built if that is wanted and needed; raises CaseError."""
     try:
         folder, version = _kernel(progress, build=build)
-    except KitError as error:
+    except AppPotError as error:
         raise CaseError(error.message) from error
     initrd = os.path.join(work, "stock.cpio")
     make_initrd(init, initrd)

@@ -13,10 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import applications, channel, launch, python_part, report, sides, stock, stock_run
+from apppot.machine import virtiofs
+from bench import (
+    applications,
+    channel,
+    launch,
+    python_part,
+    report,
+    shares,
+    sides,
+    stock,
+    stock_run,
+)
 from bench.measures import MEASURES, Bench, build_programs
 from bench.peers import APPPOT, NATIVE, Peer, Peers
-from bench.series import CaseError, Ended, Goal, Sample, Section, take_turns
+from bench.series import CaseError, Ended, Goal, Sample, Section, take_turns, take_turns_of
 from bench.sides import STOCK
 
 if TYPE_CHECKING:
@@ -43,6 +54,19 @@ def test_cases_take_turns_and_the_first_turn_is_thrown_away() -> None:
     take_turns(section, {"a": lambda: measure("a"), "b": lambda: measure("b")}, 2)
     assert calls == ["a", "b"] * 3
     assert section.samples == {"a": Sample((3.0, 5.0)), "b": Sample((4.0, 6.0))}
+
+
+def test_cases_with_several_numbers_fill_several_sections() -> None:
+    def broken() -> tuple[float, ...]:
+        raise CaseError("no folder")
+
+    sections = [Section("large", "s"), Section("small", "s", missing={"b": "known before"})]
+    cases = {"a": lambda: (1.0, 2.0), "b": lambda: (3.0, 4.0), "c": broken}
+    take_turns_of(sections, cases, 2)
+    assert sections[0].samples == {"a": Sample((1.0, 1.0)), "b": Sample((3.0, 3.0))}
+    assert sections[1].samples == {"a": Sample((2.0, 2.0))}
+    assert sections[0].missing == {"c": "no folder"}
+    assert sections[1].missing == {"b": "known before", "c": "no folder"}
 
 
 def test_a_case_that_fails_once_is_dropped_with_its_reason() -> None:
@@ -126,22 +150,26 @@ def test_stock_command_line() -> None:
     assert not [w for w in stock_run.kernel_arguments(one, "", "/u", 7, 8) if "ncpus" in w]
 
 
-def test_without_a_stock_kernel_the_others_are_measured(tmp_path: Path) -> None:
-    tool = tmp_path / "apppot"
-    tool.write_text("#!/bin/sh\necho 30\n")
-    tool.chmod(0o755)
-    bench = Bench(
-        apppot=str(tool),
+def a_bench(folder: Path, apppot: str) -> Bench:
+    return Bench(
+        apppot=apppot,
         image="i",
         programs_image="",
-        share=str(tmp_path),
-        work=str(tmp_path),
+        share=str(folder),
+        work=str(folder),
         peers=Peers(),
         runs=3,
         quick=True,
         machines=1,
         said=lambda _: None,
     )
+
+
+def test_without_a_stock_kernel_the_others_are_measured(tmp_path: Path) -> None:
+    tool = tmp_path / "apppot"
+    tool.write_text("#!/bin/sh\necho 30\n")
+    tool.chmod(0o755)
+    bench = a_bench(tmp_path, str(tool))
     section = Section("t", "s")
     sides.compare(bench, section, lambda peer: bench.run(peer, "echo", "10").number())
     assert section.missing == {STOCK: "not asked for"}
@@ -149,6 +177,34 @@ def test_without_a_stock_kernel_the_others_are_measured(tmp_path: Path) -> None:
     for name in applications.MEASURES:
         with pytest.raises(CaseError, match="no --programs-image"):
             MEASURES[name](bench)
+
+
+def test_folders_are_measured_only_where_they_are_of_the_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stands in for apppot: hostfs works, QEMU's folder is another one, virtiofsd is missing."""
+    build_programs(str(tmp_path))
+    os.symlink(".", tmp_path / "job")
+    tool = tmp_path / "apppot"
+    run = f'"{tmp_path}/share" 1 2 "{tmp_path}"'
+    tool.write_text(f"#!/bin/sh\ncase $* in *df*) echo Type; echo hostfs;; *) {run};; esac\n")
+    tool.chmod(0o755)
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text("import sys\nsys.exit('no kvm' if 'kvm' in sys.argv else print('ext4'))\n")
+    monkeypatch.setattr(shares, "_LAUNCHER", str(launcher))
+    monkeypatch.setattr(virtiofs, "program", lambda: None)
+    monkeypatch.setattr(virtiofs, "FEWEST_DESCRIPTORS", virtiofs.FEWEST_DESCRIPTORS)
+    sections = shares.shares(a_bench(tmp_path, str(tool)))
+    assert len(sections) == 6
+    without = "there is no virtiofsd of 1.13 or later"
+    for section in sections:
+        assert set(section.samples) == {NATIVE, "uml: hostfs"}
+        assert section.missing == {
+            "kvm: 9p": "status 1: no kvm",
+            "kvm: virtiofs": without,
+            "tcg: 9p": "the folder is ext4",
+            "tcg: virtiofs": without,
+        }
 
 
 def test_a_stream_that_lost_something_is_no_rate() -> None:
@@ -222,7 +278,7 @@ def test_a_peer_puts_its_own_name_for_the_shared_folder() -> None:
 def test_failures_are_told_without_paths() -> None:
     with pytest.raises(CaseError, match=r"^not installed$"):
         launch.launch(["/nonexistent/tool"])
-    script = "import sys; sys.exit('first\\ncannot open /home/someone/x: gone')"
+    script = "import sys; sys.exit('first\\ncannot open /home/someone/x: gone\\nhint: look')"
     with pytest.raises(CaseError) as caught:
         launch.launch([sys.executable, "-c", script])
     assert str(caught.value) == "status 1: cannot open PATH gone"
@@ -312,5 +368,9 @@ def test_programs(tmp_path: Path) -> None:
     assert 0.1 < run("openmp", "2").number() < 10
     for operation in (["scatter", "1"], ["write", "1", f"{tmp_path}/w"], ["files", "9", "."]):
         assert run("load", *operation).number() > 0
+    numbers = list(map(float, run("share", "1", "3", str(tmp_path)).stdout.split()))
+    assert len(numbers) == 6
+    assert min(numbers) > 0
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("share-")]
     with pytest.raises(CaseError, match="status 2"):
         run("compute", "nonsense")

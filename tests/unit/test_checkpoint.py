@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -247,6 +248,22 @@ def test_what_cannot_be_saved_is_refused(
     assert "Traceback" not in said
     if "no image" not in said:  # which is looked up first where the request is made
         assert reason in said
+
+
+def test_a_run_that_could_not_be_packed_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+    monkeypatch.setitem(sys.modules, module, None)
+    manifest = saved(Blob("0" * 64, 1))
+    with contextlib.ExitStack() as stack, pytest.raises(ModuleNotFoundError, match="zstd"):
+        saving.Saver(
+            Folder(str(tmp_path / "saved"), stack),
+            manifest.image,
+            HARDWARE,
+            manifest.command,
+            manifest.habits,
+        )
 
 
 def test_no_checkpoint_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apppot import __version__
 from apppot.agent import standstill
@@ -62,6 +62,7 @@ class Saver:
         habits: Habits,
         staged: tuple[tuple[Share, ...], int] | None = None,
     ) -> None:
+        compressed.zstd()  # where it is missing, that has to be said before the payload starts
         self.folder = folder
         self.image = image
         self.habits = habits
@@ -215,9 +216,12 @@ def _receive(monitor: Monitor, target: int) -> None:
 
     By way of a pipe: versions of QEMU differ in how they take files, and none opens one itself.
     """
+    zstd = compressed.zstd()
+    kinds = zstd.CompressionParameter
+    packer = zstd.ZstdCompressor(options={kinds.compression_level: _LEVEL, kinds.checksum_flag: 1})
     reader, writer = os.pipe2(os.O_CLOEXEC)
     trouble: list[OSError] = []
-    thread = threading.Thread(target=_drain, args=(reader, target, trouble))
+    thread = threading.Thread(target=_drain, args=(reader, target, packer, trouble))
     thread.start()
     try:
         with contextlib.suppress(OSError):
@@ -231,11 +235,8 @@ def _receive(monitor: Monitor, target: int) -> None:
         raise trouble[0]
 
 
-def _drain(reader: int, target: int, trouble: list[OSError]) -> None:
+def _drain(reader: int, target: int, packer: Any, trouble: list[OSError]) -> None:
     """Pack all that comes from a pipe into a file; if that fails, throw the rest away."""
-    zstd = compressed.zstd()
-    kinds = zstd.CompressionParameter
-    packer = zstd.ZstdCompressor(options={kinds.compression_level: _LEVEL, kinds.checksum_flag: 1})
     try:
         while piece := os.read(reader, _PIPE):
             _write_all(target, packer.compress(piece))

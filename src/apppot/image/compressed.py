@@ -31,9 +31,9 @@ _BIGGER_DISK = "free some space, or set APPPOT_STORE to a folder on a bigger dis
 def zstd() -> Any:
     """Return Python's own module for Zstandard, or its twin for older Pythons."""
     if sys.version_info >= (3, 14):
-        from compression import zstd as module  # type: ignore[import-not-found,unused-ignore]
+        import compression.zstd as module  # type: ignore[import-not-found,unused-ignore]
     else:
-        from backports import zstd as module
+        import backports.zstd as module  # 'from backports' fails otherwise where it is missing
     return module
 
 

@@ -23,16 +23,21 @@ _USES = (
 
 
 class Authority:
-    """Signs certificates; `path` is its own."""
+    """Signs certificates; `path` is its own.
 
-    def __init__(self, folder: Path, name: str = "authority") -> None:
-        self.folder = folder
+    Without `identifiers` they do not say whose key has signed them, as those that `openssl req`
+    and small sites' tools have made for years. Python 3.13 demands it.
+    """
+
+    def __init__(self, folder: Path, name: str = "authority", *, identifiers: bool = True) -> None:
+        self.folder, self.identifiers = folder, identifiers
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.key = ec.generate_private_key(ec.SECP256R1())
         made = self._made(self.name, self.key.public_key(), days=1)
         made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        own = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
-        made = made.add_extension(own, critical=False)
+        if identifiers:
+            own = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
+            made = made.add_extension(own, critical=False)
         uses = dict.fromkeys(_USES, False) | {"key_cert_sign": True}
         made = made.add_extension(x509.KeyUsage(**uses), critical=True)
         self.path = folder / f"{name}.crt"
@@ -42,12 +47,12 @@ class Authority:
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, days: int
     ) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
-        # Python 3.13 demands it.
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        made = x509.CertificateBuilder()
+        if self.identifiers:
+            issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+            made = made.add_extension(issuer, critical=False)
         return (
-            x509.CertificateBuilder()
-            .add_extension(issuer, critical=False)
-            .subject_name(subject)
+            made.subject_name(subject)
             .issuer_name(self.name)
             .public_key(key)
             .serial_number(x509.random_serial_number())

@@ -6,9 +6,11 @@ import base64
 import json
 import shutil
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from urllib3.util.ssl_ import create_urllib3_context
 
 from apppot.errors import AppPotError, UsageError
 from apppot.image import erofs
@@ -86,6 +88,42 @@ def test_an_authority_that_the_environment_names(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
     get(registry)
+
+
+@pytest.mark.parametrize("named", ["folder", "environment"])
+def test_authorities_without_identifiers_as_podman_takes_them(
+    named: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Authority(tmp_path, identifiers=False)
+    strict = partial(create_urllib3_context, verify_flags=ssl.VERIFY_X509_STRICT)
+    monkeypatch.setattr(authorities, "create_urllib3_context", strict)  # as Python 3.13 has it
+    with serving(old.server()) as made:
+        made.image("1", [LAYER])
+        with pytest.raises(RegistryError, match="VERIFY_FAILED"):
+            get(made)
+        if named == "folder":
+            known(tmp_path, made, old.path)
+        else:
+            monkeypatch.setenv("SSL_CERT_FILE", str(old.path))
+        get(made)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "days", "reason"),
+    [
+        (("other.example",), 1, "certificate is not valid for '127.0.0.1'"),
+        (("127.0.0.1",), -1, "certificate has expired"),
+    ],
+)
+def test_such_authorities_wrong_certificates_are_refused(
+    hosts: tuple[str, ...], days: int, reason: str, store: Store, tmp_path: Path
+) -> None:
+    old = Authority(tmp_path, identifiers=False)
+    with serving(old.server(hosts, days)) as made:
+        made.image("1", [LAYER])
+        known(tmp_path, made, old.path)
+        with pytest.raises(RegistryError, match=reason):
+            get(made)
 
 
 def test_unknown_authorities_are_refused_once_and_clearly(

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from apppot.errors import ImageError
 from apppot.image.build import packing
 from apppot.image.build.context import Item, Selection
+from apppot.image.registry import authorities
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -32,7 +33,8 @@ def fetch(url: str, checksum: str, stack: ExitStack) -> Selection:
     target = stack.enter_context(packing.named())
     state, size = hashlib.sha256(), 0
     try:
-        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310  http(s) only
+        settings = authorities.usual()
+        with urllib.request.urlopen(url, timeout=PATIENCE, context=settings) as answer:  # noqa: S310  http(s) only
             modified = parsedate_tz(answer.headers.get("Last-Modified") or "")
             while piece := answer.read(packing.PIECE):
                 state.update(piece)

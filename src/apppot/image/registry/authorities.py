@@ -1,16 +1,16 @@
-"""Certificates of a registry's own, from the folders where docker and podman look for them."""
+"""Whose certificates are believed: the system's authorities, and those of a registry's own.
+
+These are in the folders where docker and podman look for them.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import ssl
 
 from urllib3.util.ssl_ import create_urllib3_context
 
 from apppot.errors import UsageError
-
-if TYPE_CHECKING:
-    import ssl
 
 FOLDERS = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 
@@ -21,20 +21,31 @@ def folders(server: str) -> tuple[str, ...]:
     return tuple(f"{folder}/{server}" for folder in (f"{own}/containers/certs.d", *FOLDERS))
 
 
-def context(server: str) -> ssl.SSLContext | None:
-    """Return the settings for a registry that has such a folder, None for the usual ones.
+def usual() -> ssl.SSLContext:
+    """Return the settings for servers with certificates by authorities that the system knows.
+
+    Or that SSL_CERT_FILE and SSL_CERT_DIR name. Sites' own authorities often lack the identifiers
+    of keys that Python demands from 3.13 on; podman, curl and older Pythons believe them.
+    """
+    made = create_urllib3_context()
+    made.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    made.load_default_certs()
+    return made
+
+
+def context(server: str) -> ssl.SSLContext:
+    """Return the settings for a registry, with what its folder has if there is one.
 
     As with docker and podman, `*.crt` are authorities that are believed besides the system's, and
     NAME.cert with NAME.key is shown to the registry. Raises UsageError.
     """
+    made = usual()
     for folder in folders(server):
         names = _names(folder)
         if names:
             break
     else:
-        return None
-    made = create_urllib3_context()
-    made.load_default_certs()
+        return made
     for name in names:
         path = f"{folder}/{name}"
         try:

@@ -113,8 +113,8 @@ class Transport:
     def _manager(self, server: str) -> urllib3.PoolManager:
         """Return a pool of connections: the registry's own, or (with '') one for redirects."""
         more: dict[str, Any] = {}
-        if server and not self.plain_http:
-            more["ssl_context"] = authorities.context(server)
+        if not self.plain_http:
+            more["ssl_context"] = authorities.context(server) if server else authorities.usual()
         headers = {"User-Agent": f"apppot/{__version__}"}
         settings = {"timeout": TIMEOUT, "retries": False, "maxsize": 8, "headers": headers, **more}
         proxy = urllib.request.getproxies().get(self.origin.scheme, "")

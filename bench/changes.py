@@ -30,7 +30,7 @@ PLAIN, SORTED = "tar | zstd -9", "the same, sorted by name"
 
 def start(bench: Bench) -> list[Section]:
     """Start-up without changes and with a few and many, mounted."""
-    from apppot.image import changes, store
+    from apppot.image import changes, pressing, store
 
     base = changes.base_of(store.resolve(bench.image))
     section = Section(
@@ -43,7 +43,7 @@ def start(bench: Bench) -> list[Section]:
         path = os.path.join(bench.work, f"{size}.changes")
         with tempfile.TemporaryFile(dir=bench.work) as tar:
             _random_archive(tar, size * MEGABYTE)
-            changes.write(path, tar, base, {}, level=changes.FASTEST)
+            changes.write(path, tar, base, {}, how=pressing.FASTEST)
         cases[label] = (*words, "--changes", path, bench.image, "--", "true")
     with tempfile.TemporaryFile(dir=bench.work) as tar:
         _random_archive(tar, 10 * MEGABYTE)

@@ -1,4 +1,4 @@
-/* What erofs-utils' configure would find on Linux with glibc and static lz4, zlib and zstd.
+/* What erofs-utils' configure would find on Linux with glibc and static lz4, lzma, zlib and zstd.
  *
  * AppPot compiles mkfs.erofs without configure, because the release archive has none and making
  * it needs autoconf, automake, libtool and pkg-config. The compiler defines EROFS_VERSION.
@@ -13,6 +13,8 @@
 #define LZ4HC_ENABLED 1
 #define HAVE_ZLIB 1
 #define HAVE_ZLIB_H 1
+#define HAVE_LIBLZMA 1
+#define HAVE_LZMA_H 1
 #define HAVE_LIBZSTD 1
 #define HAVE_ZSTD_H 1
 #define HAVE_ZSTD_GETFRAMECONTENTSIZE 1

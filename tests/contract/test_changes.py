@@ -157,3 +157,46 @@ def test_a_bundle_runs_alone(saved: tuple[AppPot, str]) -> None:
     ran = _outside([bare, "true"], nowhere)
     assert ran.returncode == 125
     assert here.image.encode() in ran.stderr
+
+
+def _methods(path: str) -> int:
+    """Return the bits of an EROFS superblock that tell how files are compressed."""
+    with open(path, "rb") as file:
+        file.seek(1024 + 84)
+        return int.from_bytes(file.read(2), "little")
+
+
+def test_files_made_with_lzma_are_used_as_others(saved: tuple[AppPot, str]) -> None:
+    """Every verb that takes a changes file, or an image that was made of one, takes these."""
+    here, zstd = saved
+    file = os.path.join(here.folder, "lzma.changes")
+    done = call(here, "changes", "save", "--compress", "lzma", file, "t:1")
+    assert done.status == 0, done.complaint
+    there = at(here, "lzma")
+    direct = there.sh(LOOK, options=("--root", "--changes", file))
+    assert (
+        direct.stdout == at(here, "second").sh(LOOK, options=("--root", "--changes", zstd)).stdout
+    )
+    assert EXPECTED_END in direct.text
+    listed = [call(there, "changes", "show", each) for each in (file, zstd)]
+    assert listed[0].stdout == listed[1].stdout != b""
+    applied = call(there, "changes", "apply", file, here.image, "t:lzma")
+    assert applied.status == 0, applied.complaint
+    run = there.call(there.verb("run", "--network", "none", "t:lzma", "--", "cat", "/opt/t/new"))
+    assert run.text == "new\n", run.complaint
+    checked = call(there, "fsck")
+    assert checked.status == 0, checked.complaint
+    archive = os.path.join(here.folder, "lzma.oci")
+    written = call(there, "save", "-o", archive, "t:lzma")  # a machine reads the layers
+    assert written.status == 0, written.complaint
+    moved = os.path.join(here.folder, "moved.changes")
+    rebased = call(there, "rebase", "-o", moved, file, here.image)
+    assert rebased.status == 0, rebased.complaint
+    assert [_methods(each) for each in (zstd, file, moved)] == [1 << 3, 1 << 1, 1 << 1]
+    box = os.path.join(here.folder, "lzma.box")
+    bundled = call(there, "bundle", "--kit", "-o", box, "t:lzma")
+    assert bundled.status == 0, bundled.complaint
+    where = {"PATH": "/usr/local/bin:/usr/bin:/bin", "APPPOT_CACHE": f"{here.folder}/cache"}
+    words = [box, "--network", "none", "--no-job-dir", "--", "cat", "/opt/t/new"]
+    ran = _outside(words, where)
+    assert (ran.returncode, ran.stdout) == (0, b"new\n"), ran.stderr

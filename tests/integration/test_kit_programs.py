@@ -124,7 +124,7 @@ def test_mkfs_erofs_reads_tar_archives(the_kit: kit.Kit, tmp_path: Path) -> None
         archive.addfile(entry, io.BytesIO(b"value"))
     (tmp_path / "in.tar").write_bytes(content.getvalue())
     image = tmp_path / "image"
-    for compressor in ("lz4", "lz4hc", "zstd", "deflate"):
+    for compressor in ("lz4", "lz4hc", "lzma", "zstd", "deflate"):
         subprocess.run(
             [
                 the_kit.file(kit.MKFS_EROFS),

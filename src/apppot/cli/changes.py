@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-LEVEL_HELP = "compress more (22) or faster (1); docs/reference/changes-file.md has numbers (11)"
+COMPRESS_HELP = (
+    "lzma makes the file a sixth smaller, and reading it for the first time three times slower;"
+    " docs/reference/changes-file.md has numbers (zstd)"
+)
+LEVEL_HELP = "compress more or faster (1): zstd up to 22 (11), lzma up to 9 (6)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " it, the only running machine",
     )
     save.add_argument("--base", metavar="IMAGE", help="what the image was made from, if unknown")
+    save.add_argument("--compress", choices=("zstd", "lzma"), default="zstd", help=COMPRESS_HELP)
     save.add_argument("--level", type=int, metavar="N", default=0, help=LEVEL_HELP)
     add_exclude_options(save)
     show = actions.add_parser("show", help="list what was added, changed and deleted")
@@ -62,7 +67,12 @@ def _save(options: argparse.Namespace) -> int:
 
     patterns = changes.patterns_for(options.exclude, defaults=options.default_excludes)
     made = saving_changes.save(
-        options.file, options.subject or "", patterns, base=options.base or "", level=options.level
+        options.file,
+        options.subject or "",
+        patterns,
+        base=options.base or "",
+        method=options.compress,
+        level=options.level,
     )
     terminal.tell(f"{made.path}: {human(made.size)}, {made.entries} files and folders")
     return 0

@@ -22,6 +22,7 @@ from apppot.image import (
     exclude,
     merging,
     model,
+    pressing,
     reference,
     saving,
     store,
@@ -35,11 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from apppot.image.model import Image, Layer
-
-LEVEL = 11
-BEST_LEVEL = 22
-FASTEST = 1
-_CLUSTER = 1 << 20
+    from apppot.image.pressing import Pressing
 
 
 @dataclass(frozen=True)
@@ -114,13 +111,17 @@ def _recorded_base(image: Image) -> Base:
     return Base(str(found.get(model.BASE_NAME) or ""), digest, chain, 0)
 
 
-def save_image(path: str, subject: Subject, patterns: Sequence[str], level: int = LEVEL) -> Made:
+def save_image(
+    path: str, subject: Subject, patterns: Sequence[str], how: Pressing = pressing.USUAL
+) -> Made:
     """Write the changes of an image to a file; raises AppPotError."""
     with archived(subject) as archive:
-        return write(path, archive, subject.base, subject.config, patterns, level)
+        return write(path, archive, subject.base, subject.config, patterns, how)
 
 
-def save_machine(path: str, ident: str, patterns: Sequence[str], level: int = LEVEL) -> Made:
+def save_machine(
+    path: str, ident: str, patterns: Sequence[str], how: Pressing = pressing.USUAL
+) -> Made:
     """Write what a running machine has changed so far to a file; raises AppPotError."""
     machine = rundir.select(ident)
     image = committing.image_of(machine.facts)
@@ -128,7 +129,7 @@ def save_machine(path: str, ident: str, patterns: Sequence[str], level: int = LE
     with temporary() as archive:
         excludes = tuple(map(os.fsencode, patterns))
         committing.archive_changes(machine.path, excludes, archive.fileno())
-        return write(path, archive, base_of(image), saving.configuration(image), (), level)
+        return write(path, archive, base_of(image), saving.configuration(image), (), how)
 
 
 @contextmanager
@@ -180,27 +181,13 @@ def check_target(path: str, *, replace: bool = True) -> None:
         raise UsageError(f"{path} exists already")
 
 
-def mkfs_options(level: int) -> tuple[str, ...]:
-    """Return mkfs.erofs's options for changes: big clusters that small files share.
-
-    Tails and small files go into fragments. Two other ways into them read archives wrongly (as of
-    1.8.6): looking for equal ones, and `all-fragments`.
-    """
-    return (
-        f"-zzstd,level={level}",
-        f"-C{_CLUSTER}",
-        f"-Efragments={_CLUSTER},fragdedupe=off",
-        f"--workers={min(8, len(os.sched_getaffinity(0)))}",
-    )
-
-
 def write(
     path: str,
     archive: IO[bytes],
     base: Base,
     config: dict[str, Any],
     patterns: Sequence[str] = (),
-    level: int = LEVEL,
+    how: Pressing = pressing.USUAL,
 ) -> Made:
     """Write a changes file from an archive in OCI's form: whole, or not at all.
 
@@ -209,7 +196,8 @@ def write(
     check_target(path)
     with aside.explained(path), aside.whole(path) as file:
         target = aside.path_of(file)
-        made = erofs.make(archive, target, options=mkfs_options(level), without=left_out(patterns))
+        options, without = pressing.options(how), left_out(patterns)
+        made = erofs.make(archive, target, options=options, without=without)
         size = file.seek(0, os.SEEK_END)
         file.write(bytes(-size % changefile.BLOCK))
         file.seek(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -90,6 +91,12 @@ def mkfs_program() -> str:
         raise KitError(
             f"there is no mkfs.erofs: {error.message}{found}", hint=error.hint
         ) from error
+
+
+@cache
+def knows(program: str, compressor: str) -> bool:
+    """Tell whether a mkfs.erofs can compress by a method."""
+    return compressor.encode() in re.findall(rb"[a-z0-9]+", _help(program))
 
 
 @cache

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import IO, TYPE_CHECKING
 
 from apppot.errors import AppPotError, ExitStatus, ImageError
-from apppot.image import changefile, changes, entries, saving, store, tarstream, tartree
+from apppot.image import changefile, changes, entries, pressing, saving, store, tarstream, tartree
 from apppot.image.entries import Item, Listing, below, is_folder, text
 from apppot.image.tarread import FOLDER, Entry, Source
 from apppot.image.tartree import MARK, OPAQUE, WHITEOUT, join, parent
@@ -20,6 +20,7 @@ from apppot.image.tartree import MARK, OPAQUE, WHITEOUT, join, parent
 if TYPE_CHECKING:
     from apppot.image.changes import Subject
     from apppot.image.model import Image
+    from apppot.image.pressing import Pressing
 
 MOST_SHOWN = 20
 
@@ -64,6 +65,7 @@ def rebase(
     new = store.resolve(onto)
     if file:
         changes.check_target(file)
+        pressing.require(_pressing(subject).method)
     old_files, new_files = entries.of_layers(subject.below), entries.of_layers(new.layers)
     with changes.archived(subject) as archive:
         source = Source(archive)
@@ -87,11 +89,20 @@ def _subject(name: str) -> Subject:
     return changes.of_image(name)
 
 
+def _pressing(subject: Subject) -> Pressing:
+    """Return how a file of the moved changes is compressed: as the one that they come from."""
+    (layer, *_) = subject.own
+    if changefile.is_changes(layer.path):
+        return pressing.of_file(layer.path)
+    return pressing.USUAL
+
+
 def _write(
     subject: Subject, new: Image, archive: IO[bytes], image: str, file: str, *, force: bool
 ) -> str:
     if file:
-        changes.write(file, archive, changes.base_of(new), subject.config)
+        how = _pressing(subject)
+        changes.write(file, archive, changes.base_of(new), subject.config, how=how)
         return file
     saved = saving.store_changes(
         image,

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from apppot.errors import ImageError, UsageError
-from apppot.image import changefile, changes, store
-from apppot.image.changes import LEVEL, Made, Subject
+from apppot.image import changefile, changes, pressing, store
+from apppot.image.changes import Made, Subject
 from apppot.machine import rundir
 
 if TYPE_CHECKING:
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 
 def save(
-    path: str, subject: str, patterns: Sequence[str], *, base: str = "", level: int = 0
+    path: str,
+    subject: str,
+    patterns: Sequence[str],
+    *,
+    base: str = "",
+    method: str = pressing.Method.ZSTD,
+    level: int = 0,
 ) -> Made:
     """Write the changes of an image or of a running machine to a file; raises AppPotError."""
-    if not 0 <= level <= changes.BEST_LEVEL:
-        raise UsageError(f"--level {level}: a number from 1 to {changes.BEST_LEVEL} is needed")
+    how = pressing.wanted(method, level)
     changes.check_target(path)
     running = [machine.ident for machine in rundir.machines()]
     if not subject and len(running) != 1:
@@ -30,8 +35,8 @@ def save(
     if not subject or any(ident.startswith(subject) for ident in running):
         if base:
             raise UsageError("--base is for images: a machine knows what it was started from")
-        return changes.save_machine(path, subject or running[0], patterns, level or LEVEL)
-    return changes.save_image(path, changes.of_image(subject, base), patterns, level or LEVEL)
+        return changes.save_machine(path, subject or running[0], patterns, how)
+    return changes.save_image(path, changes.of_image(subject, base), patterns, how)
 
 
 def shown(name: str, base: str = "") -> tuple[Subject, dict[str, Any]]:

@@ -16,6 +16,7 @@ LICENCES = {
     "libz.a": "Zlib",
     "liblz4.a": "BSD-2-Clause",
     "libzstd.a": "BSD-3-Clause",
+    "liblzma.a": "0BSD",  # in the public domain before 5.6
     "musl libc.a": "MIT",
 }
 DOC = "/usr/share/doc"

@@ -36,6 +36,7 @@ HEADERS = {
     "zlib.h": "zlib1g-dev",
     "lz4.h": "liblz4-dev",
     "zstd.h": "libzstd-dev",
+    "lzma.h": "liblzma-dev",
     "gelf.h": "libelf-dev",
 }
 LIBRARIES = {
@@ -43,6 +44,7 @@ LIBRARIES = {
     "libz.a": "zlib1g-dev",
     "liblz4.a": "liblz4-dev",
     "libzstd.a": "libzstd-dev",
+    "liblzma.a": "liblzma-dev",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,6 +24,9 @@ from apppot.machine.qemu import (
     layout,
     qemu_arguments,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LAYERS = (LayerFile("/a"), LayerFile("/b", offset=4096))
 SPEC = MachineSpec(hostname="node", layers=LAYERS, cpus=2, host_cpus=(1, 3), memory=256 << 20)
@@ -60,7 +64,7 @@ def test_the_smallest_machine() -> None:
     assert {"-nodefaults", "-no-user-config", "-no-reboot", "-sandbox"} < set(words)
     (machine,) = _values(words, "-machine")
     assert machine.startswith("q35,accel=tcg,")
-    assert _values(words, "-cpu") == ["max,la57=off"]
+    assert _values(words, "-cpu") == ["max,la57=off,-erms,-fsrm"]
     assert (_values(words, "-smp"), _values(words, "-m")) == (["2"], ["262144k"])
     assert _values(words, "-kernel") == ["/proc/self/fd/5"]
     assert _values(words, "-initrd") == ["/proc/self/fd/6"]
@@ -90,6 +94,33 @@ def test_what_differs_between_the_accelerators() -> None:
     for accelerator, cpus, measured in (("tcg", 1, False), ("tcg", 2, True), ("kvm", 1, True)):
         arguments = kernel_arguments(Accelerator(accelerator), _with(cpus=cpus))
         assert ("nolapic_timer" not in arguments) == measured
+
+
+@pytest.mark.parametrize(
+    ("flags", "bogomips", "speed"),
+    [
+        ("fpu constant_tsc nonstop_tsc", "5192.28", 2596140),
+        ("fpu constant_tsc", "5192.28", 0),
+        ("constant_tsc nonstop_tsc", "none", 0),
+        ("nonstop_tsc constant_tsc", "0.00", 0),
+    ],
+)
+def test_the_speed_of_the_hosts_counter(
+    tmp_path: Path, flags: str, bogomips: str, speed: int
+) -> None:
+    info = tmp_path / "cpuinfo"
+    one = f"processor\t: 0\ncpu MHz\t\t: 3999.9\nflags\t\t: {flags}\nbogomips\t: {bogomips}\n\n"
+    info.write_text(one + one.replace(bogomips, "1.00"))
+    assert virtual.counter_speed(str(info)) == speed
+    word = f"tsc_early_khz={speed}"
+    assert (word in kernel_arguments(Accelerator.TCG, SPEC, speed)) == bool(speed)
+    assert word not in kernel_arguments(Accelerator.KVM, SPEC, speed)
+
+
+def test_a_host_that_does_not_tell_its_counters_speed(tmp_path: Path) -> None:
+    assert virtual.counter_speed(str(tmp_path / "none")) == 0
+    (tmp_path / "arm").write_text("processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp\n")
+    assert virtual.counter_speed(str(tmp_path / "arm")) == 0
 
 
 def test_the_command_line_holds_no_text_of_the_users() -> None:

@@ -182,8 +182,9 @@ class Builder:
 
     def _patches(self, name: str) -> tuple[str, ...]:
         """Return a component's patches in their order: its own, unless its recipe names others."""
-        pattern = getattr(RECIPES[name], "PATCHES", f"{name}/patches/*.patch")
-        return tuple(sorted(glob.glob(os.path.join(self.recipes, "kit", pattern))))
+        patterns = getattr(RECIPES[name], "PATCHES", (f"{name}/patches/*.patch",))
+        found = [glob.glob(os.path.join(self.recipes, "kit", pattern)) for pattern in patterns]
+        return tuple(path for group in found for path in sorted(group))
 
     def _component(self, wanted: Wanted, got: Got) -> Component:
         """Return what is known of a component before it is built, with the digest of its inputs."""

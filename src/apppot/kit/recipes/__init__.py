@@ -1,7 +1,7 @@
 """How each component of the kit is built: one module each, with the same three names.
 
 `NAME` is the component's; `LINKED` are the static libraries in it; `build(job)` puts its files
-below `job.out`. `PATCHES`, if it is there, is a pattern for files below `kit/` that take the place
+below `job.out`. `PATCHES`, if it is there, are patterns for files below `kit/` that take the place
 of the component's own patches. A recipe reads only `job.source`, `job.recipe` and `job.guest`.
 """
 

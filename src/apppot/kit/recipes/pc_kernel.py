@@ -13,8 +13,8 @@ NAME = "pc-kernel"
 LINKED = ()
 # `uml` is a link to the other kernel's configuration.
 FRAGMENTS = ("uml", "config")
-# Of the other kernel's: what is wrong on every architecture.
-PATCHES = "kernel/patches/*-mm-khugepaged-*.patch"
+# Of the other kernel's: what is wrong on every architecture. Then its own.
+PATCHES = ("kernel/patches/*-mm-khugepaged-*.patch", "pc-kernel/patches/*.patch")
 
 
 def build(job: Job) -> None:

@@ -9,7 +9,6 @@ import time
 from apppot import process
 from apppot.agent import terminal
 from apppot.agent.loop import READ, Loop, Signals
-from apppot.agent.preparing import Preparing
 from apppot.agent.session import Command, Session, State
 from apppot.agent.streams import let_go
 from apppot.capturing import Archiving
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import ExitStack
 
-    from apppot.agent.preparing import Preparation
+    from apppot.agent.preparing import Preparer
     from apppot.agent.results import CommandResult
     from apppot.agent.spec import CommandSpec
     from apppot.agent.standstill import Relay
@@ -67,7 +66,8 @@ class Driver:
         stdio: tuple[int, int, int],
         time_limit: float | None,
         grace: float,
-        before: tuple[Preparation, ...] = (),
+        preparing: Preparer | None = None,
+        signals: bool = True,
         capture: Capture | None = None,
         saver: Saver | None = None,
         resumed: Relay | None = None,
@@ -82,7 +82,8 @@ class Driver:
         self._time_limit = time_limit
         self._grace = grace
         self._notice = notice
-        self._preparing = Preparing(session, before) if before else None
+        self._preparing = preparing
+        self._heeds_signals = signals  # only the main thread can
         self._capture = capture
         self._saver = saver
         self._signals: list[int] | None = None  # that wait for the end of a checkpoint
@@ -107,10 +108,11 @@ class Driver:
         alive = os.pidfd_open(self._machine.pid)
         stack.callback(os.close, alive)
         loop.watch(alive, READ, lambda _: self._died(alive))
-        watched = (*RELAYED, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
-        stack.enter_context(Signals(loop, watched, self._signal))
-        stack.callback(process.hold_signals)  # from the loop's end until all is cleaned up
-        process.release_signals()
+        if self._heeds_signals:
+            watched = (*RELAYED, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
+            stack.enter_context(Signals(loop, watched, self._signal))
+            stack.callback(process.hold_signals)  # from the loop's end until all is cleaned up
+            process.release_signals()
         stack.enter_context(ControlServer(self._machine.run, session, self))
         balance(loop, self._machine.pid, tuple(os.sched_getaffinity(0)), len(host_cpus))
         if self._spec.terminal:

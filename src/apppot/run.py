@@ -20,9 +20,10 @@ from apppot.machine.model import EngineName, LayerFile, MachineSpec, Network, Sh
 from apppot.machine.rundir import RunDir
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from apppot.agent.preparing import Preparation
+    from apppot.agent.preparing import Preparation, Preparer
+    from apppot.agent.session import Session
     from apppot.capturing import Capture
     from apppot.image.model import Image, ImageConfig, Layer
     from apppot.image.saving import Wanted
@@ -78,6 +79,7 @@ class RunRequest:
     changes: tuple[str, ...] = ()  # files of changes, stacked on the image
     held: tuple[int, ...] = ()  # descriptors whose locks last as long as the machine
     before: tuple[Preparation, ...] = ()
+    serving: Callable[[Session], Preparer] | None = None  # instead; not in the main thread
     who: Identity | None = None  # goes before `user`
     checkpoint: Checkpoint | None = None
     stage: bool = False  # shared folders are copied in and changes out, on every engine
@@ -348,7 +350,8 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             stdio=request.stdio,
             time_limit=request.time_limit,
             grace=request.grace,
-            before=request.before,
+            preparing=_preparer(request, session),
+            signals=request.serving is None,
             capture=capture,
             saver=saver,
             notice=terminal.tell if request.verbose else lambda _: None,
@@ -359,6 +362,16 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
         if staged:
             outcome = staged.bring_out(outcome)
     return Finished(image, choice.name, spec, command, began, time.time(), outcome)
+
+
+def _preparer(request: RunRequest, session: Session) -> Preparer | None:
+    if request.serving:
+        return request.serving(session)
+    if not request.before:
+        return None
+    from apppot.agent.preparing import Preparing
+
+    return Preparing(session, request.before)
 
 
 def facts(

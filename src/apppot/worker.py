@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from apppot.agent.serving import Order, Serving
 from apppot.capturing import Capture
 from apppot.errors import MachineError
 from apppot.image.model import Image, ImageConfig
@@ -17,8 +20,9 @@ from apppot.machine.model import Network
 from apppot.run import RunRequest, run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from apppot.agent.session import Session
     from apppot.image.model import Layer
 
 MEMORY = 512 << 20
@@ -55,6 +59,66 @@ def unpack(
     _run(layers, b"unpack", words, source=source, capture=target, scratch=scratch)
 
 
+class Archivist:
+    """A machine that archives layers of one stack when asked; it starts with the first.
+
+    Its loop has a thread of its own, so that the caller's can work on each archive.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = tuple(layers)
+        self._asked: tuple[Order, Future[str]] | None = None
+        self._lock = threading.Lock()
+        self._over: Exception | None = None
+        self._thread: threading.Thread | None = None
+        self._bell = self._hears = -1
+
+    def layer(self, number: int, target: int) -> None:
+        """Write what a layer adds to those below to the descriptor `target`.
+
+        Raises AppPotError.
+        """
+        if self._thread is None:
+            self._hears, self._bell = os.pipe2(os.O_CLOEXEC)
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+        done: Future[str] = Future()
+        words = (b"archive", b"layer", str(number).encode())
+        with self._lock:
+            if self._over:
+                raise self._over
+            self._asked = Order(words, target, done.set_result), done
+        os.write(self._bell, b"!")
+        if said := done.result():
+            raise MachineError(f"the agent's 'archive' failed: {said}")
+
+    def close(self) -> None:
+        """End the machine."""
+        if self._thread:
+            os.close(self._bell)
+            self._thread.join()
+            os.close(self._hears)
+            self._thread = None
+
+    def _work(self) -> None:
+        failure: Exception = MachineError("the machine that archives layers has ended")
+        try:
+            _run(self._layers, b"archive", ("files",), serving=self._serving)
+        except Exception as error:  # noqa: BLE001  told to who waits
+            failure = error
+        with self._lock:
+            self._over = failure
+            if self._asked and not self._asked[1].done():
+                self._asked[1].set_exception(failure)
+
+    def _serving(self, session: Session) -> Serving:
+        return Serving(session, self._hears, self._order)
+
+    def _order(self) -> Order:
+        assert self._asked
+        return self._asked[0]
+
+
 def _run(
     layers: Sequence[Layer],
     builtin: bytes,
@@ -64,6 +128,7 @@ def _run(
     target: int | None = None,
     capture: int | None = None,
     scratch: int | None = None,
+    serving: Callable[[Session], Serving] | None = None,
 ) -> None:
     name = os.fsdecode(builtin)
     image = Image(f"({name})", "", tuple(layers), ImageConfig())
@@ -88,6 +153,7 @@ def _run(
             ),
             builtin=builtin,
             capture=None if capture is None else Capture(capture),
+            serving=serving,
         )
         outcome = run(request, image).outcome
         reasons.seek(0)

@@ -7,8 +7,17 @@ from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from apppot.agent.session import Session
+
+    class Preparer(Protocol):
+        """What is done in a machine before its payload starts; `trouble` says why not."""
+
+        trouble: str
+
+        def begin(self, then: Callable[[], None]) -> None:
+            """Start; `then` is called at the end, be it good or bad."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -136,13 +136,13 @@ def save_machine(
 def archived(subject: Subject) -> Iterator[IO[bytes]]:
     """Give an archive of all changes of a subject, in OCI's form; raises AppPotError."""
     with temporary() as whole:
-        stack = [*subject.below]
         parts = []
-        for layer in subject.own:
-            stack.append(layer)
-            begin = whole.seek(0, os.SEEK_END)
-            worker.archive(stack, ("layer", str(len(stack) - 1)), whole.fileno())
-            parts.append((begin, whole.seek(0, os.SEEK_END)))
+        first, stack = len(subject.below), (*subject.below, *subject.own)
+        with closing(worker.Archivist(stack)) as machine:
+            for number in range(first, len(stack)):
+                begin = whole.seek(0, os.SEEK_END)
+                machine.layer(number, whole.fileno())
+                parts.append((begin, whole.seek(0, os.SEEK_END)))
         if len(parts) == 1:
             whole.seek(0)
             yield whole

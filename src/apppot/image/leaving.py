@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from apppot.image.model import Image
     from apppot.image.store import Entry, Store
+    from apppot.worker import Archivist
 
 GZIP_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 LEVEL = 6
@@ -47,15 +48,17 @@ class Leaving:
     image: Image
     layers: tuple[Descriptor, ...]
     config: bytes
+    archivist: Archivist
     origin: str = ""  # the reference that it was pulled by
+
+    def close(self) -> None:
+        """End the machine that archives the layers, if there is one."""
+        self.archivist.close()
 
     def archive(self, number: int, target: IO[bytes]) -> str:
         """Write a layer's canonical archive; return its digest. Raises AppPotError."""
-        from apppot import worker
-
         with room() as archive:
-            stack = self.image.layers[: number + 1]
-            worker.archive(stack, ("layer", str(number)), archive.fileno())
+            self.archivist.layer(number, archive.fileno())
             made = tarstream.canonical(archive, target)
         target.flush()
         expected = self.layers[number].content
@@ -90,7 +93,9 @@ class Leaving:
 
 
 def of(store: Store, entry: Entry) -> Leaving:
-    """Return an image that is to leave; raises ImageError."""
+    """Return an image that is to leave, to be closed at the end; raises ImageError."""
+    from apppot.worker import Archivist
+
     image = store.image(entry)
     found = store.manifest(entry)
     where = f"the manifest of '{image.name}'"
@@ -101,7 +106,8 @@ def of(store: Store, entry: Entry) -> Leaving:
         config = file.read()
     notes = found.get("annotations")
     origin = notes.get(arrival.ORIGIN) if isinstance(notes, dict) else None
-    return Leaving(store, image, layers, config, origin if isinstance(origin, str) else "")
+    origin = origin if isinstance(origin, str) else ""
+    return Leaving(store, image, layers, config, Archivist(image.layers), origin)
 
 
 def _layers_of(history: list[Any]) -> int:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tarfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -115,8 +115,10 @@ def save(
     found = [stores_.find(image) for image in images]
     leaves = [leaving.of(store, entry) for store, entry in found]
     with _target(path) as target, tarfile.open(fileobj=target, mode="w|") as out:
-        writing = _Writing(out, step)
-        rows = [writing.image(leaf, docker=docker) for leaf in leaves]
+        writing, rows = _Writing(out, step), []
+        for leaf in leaves:
+            with closing(leaf):
+                rows.append(writing.image(leaf, docker=docker))
         if docker:
             writing.add(archives.DOCKER, _json(rows))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,13 @@ def push(
     """Send an image to where `text` leads; raises AppPotError."""
     place = names.parse(text)
     store, entry = stores_.find(image)
-    leaves = leaving.of(store, entry)
     repository = Repository(place, plain_http=plain_http)
+    with closing(leaving.of(store, entry)) as leaves:
+        return _push(repository, leaves, step)
+
+
+def _push(repository: Repository, leaves: Leaving, step: Callable[[str], None]) -> Pushed:
+    place = repository.place
     step(f"asking {place.host}")
     sent = 0
     blobs: list[Descriptor] = []

@@ -66,22 +66,31 @@ def only_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_one_that_fits_is_asked_once(only_here: Path) -> None:
     asked = only_here / "asked"
     path = _program(only_here, f"echo >>{asked}; echo {' '.join(virtiofs._NEEDED)}")
-    assert [virtiofs.program(), virtiofs.program()] == [path, path]
+    assert [virtiofs.program(translated=False), virtiofs.program(translated=False)] == [path, path]
     assert asked.read_text() == "\n"
+
+
+def test_where_instructions_are_translated_there_is_none(
+    only_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _program(only_here, f"echo {' '.join(virtiofs._NEEDED)}")
+    assert virtiofs.program(translated=True) is None
+    monkeypatch.setattr(virtiofs, "EVEN_TRANSLATED", True)
+    assert virtiofs.program(translated=True) == path
 
 
 def test_one_that_is_too_old_is_not_taken(only_here: Path) -> None:
     _program(only_here, "echo --fd --readonly; exit 1")
-    assert virtiofs.program() is None
+    assert virtiofs.program(translated=False) is None
 
 
 def test_one_that_may_open_few_files_is_not_taken(
     only_here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = _program(only_here, f"echo {' '.join(virtiofs._NEEDED)}")
-    assert virtiofs.program() == path
+    assert virtiofs.program(translated=False) == path
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (1024, 20000))
-    assert virtiofs.program() is None
+    assert virtiofs.program(translated=False) is None
 
 
 @pytest.mark.parametrize(("name", "served"), [("/größe", True), ("/\udcff", False)])
@@ -90,9 +99,9 @@ def test_names_have_to_be_text(name: str, *, served: bool) -> None:
 
 
 def test_without_one_there_is_none(only_here: Path) -> None:
-    assert virtiofs.program() is None
+    assert virtiofs.program(translated=False) is None
     path = _program(only_here, f"echo {' '.join(virtiofs._NEEDED)}")
-    assert virtiofs.program() == path
+    assert virtiofs.program(translated=False) == path
 
 
 def test_root_makes_files_in_any_name_and_others_in_their_own(

@@ -56,12 +56,14 @@ def serve(
     sockets: str,
     standard: dict[int, int],
     hand: Hand,
+    *,
+    translated: bool,
 ) -> tuple[tuple[Folder, ...], tuple[int, ...]]:
     """Start a server for each folder if the host has one; return them with the processes' ids.
 
     `sockets` is a folder that only its user can enter; `standard` has their first descriptors.
     """
-    program = virtiofs.program() if folders else None
+    program = virtiofs.program(translated=translated) if folders else None
     if program is None:
         return folders, ()
     served, processes = [], []

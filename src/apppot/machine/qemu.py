@@ -270,10 +270,13 @@ class QemuEngine(Engine):
                 if given.scratch is not None:
                     disk = os.dup(hand.map[given.scratch])
                     stack.callback(os.close, disk)
-            speed = virtual.counter_speed() if self._accelerator is Accelerator.TCG else 0
+            translated = self._accelerator is Accelerator.TCG
+            speed = virtual.counter_speed() if translated else 0
             confine = tools.file(kit.CONFINE)
             standard = {0: nothing, 1: log, 2: log}
-            shares, servers = folders.serve(confine, spec, given.shares, run.path, standard, hand)
+            shares, servers = folders.serve(
+                confine, spec, given.shares, run.path, standard, hand, translated=translated
+            )
             given = replace(given, shares=shares)
             helpers |= dict.fromkeys(servers, virtiofs.PROGRAM)
             pid = process.spawn(

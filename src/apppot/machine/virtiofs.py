@@ -1,6 +1,6 @@
 """virtiofsd, where it is installed: a process that serves one shared folder to QEMU's machine.
 
-Without it QEMU serves folders itself, as 9p.
+Without it QEMU serves folders itself, as 9p. So it does where it translates instructions.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ _FOLDERS = ("/usr/libexec", "/usr/lib", "/usr/local/libexec")
 _FITS, _MISFITS = "fits", "misfits"
 # It keeps each file open that the guest knows, and fails for want of descriptors; 9p does not.
 FEWEST_DESCRIPTORS = 1 << 19
+# virtiofsd writes into the guest's memory unseen by QEMU, which then goes on with its translation
+# of what was there before: programs in the folder crash when they are started again.
+EVEN_TRANSLATED = False
 # --cache=never has the host asked each time, as 9p is; programs may map files all the same (1.9).
 # Whoever is not root cannot make files in other users' names: root's are the caller's (1.13).
 _NEEDED = ("--fd", "--allow-mmap", "--translate-uid", "--readonly")
 
 
-def program() -> str | None:
+def program(*, translated: bool) -> str | None:
     """Return virtiofsd's path; None if there is none, or one that would not do here."""
+    if translated and not EVEN_TRANSLATED:
+        return None
     import resource
 
     from apppot.machine import virtual

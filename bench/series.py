@@ -133,12 +133,17 @@ def take_turns_of(
     cases: Mapping[str, Callable[[], Sequence[float]]],
     runs: int,
     said: Callable[[str], None] = lambda _: None,
+    *,
+    warm: bool = True,
 ) -> None:
-    """Do what take_turns does with cases that have a number for each of the sections."""
+    """Do what take_turns does with cases that have a number for each of the sections.
+
+    Without `warm` nothing is measured for nothing: for cases that take minutes.
+    """
     values: dict[str, list[Sequence[float]]] = {case: [] for case in cases}
     missing: dict[str, str] = {}
     outcomes: dict[str, str] = {}
-    for turn in range(-1, runs):
+    for turn in range(-1 if warm else 0, runs):
         said(f"{sections[0].title}: {turn + 1}/{runs}")
         for case, measure in cases.items():
             if case in {*missing, *outcomes, *sections[0].missing}:

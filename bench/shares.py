@@ -54,7 +54,7 @@ def shares(bench: Bench) -> list[Section]:
     for section in sections:
         section.baseline = NATIVE
         section.missing.update(missing)
-    take_turns_of(sections, cases, max(3, bench.runs // 10), bench.said)
+    take_turns_of(sections, cases, max(1, bench.runs // 10), bench.said, warm=False)
     return sections
 
 

@@ -67,6 +67,10 @@ def test_cases_with_several_numbers_fill_several_sections() -> None:
     assert sections[1].samples == {"a": Sample((2.0, 2.0))}
     assert sections[0].missing == {"c": "no folder"}
     assert sections[1].missing == {"b": "known before", "c": "no folder"}
+    cold = Section("cold", "s")
+    values = iter([(1.0,), (2.0,)])
+    take_turns_of([cold], {"a": lambda: next(values)}, 2, warm=False)
+    assert cold.samples == {"a": Sample((1.0, 2.0))}
 
 
 def test_a_case_that_fails_once_is_dropped_with_its_reason() -> None:

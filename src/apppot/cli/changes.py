@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 COMPRESS_HELP = (
-    "lzma makes the file a sixth smaller, and reading it for the first time three times slower;"
+    "lzma makes the file a sixth smaller, and reading it for the first time four times slower;"
     " docs/reference/changes-file.md has numbers (zstd)"
 )
 LEVEL_HELP = "compress more or faster (1): zstd up to 22 (11), lzma up to 9 (6)"

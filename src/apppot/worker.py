@@ -16,6 +16,7 @@ from apppot.agent.serving import Order, Serving
 from apppot.capturing import Capture
 from apppot.errors import MachineError
 from apppot.image.model import Image, ImageConfig
+from apppot.machine.choice import choose
 from apppot.machine.model import Network
 from apppot.run import RunRequest, run
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from apppot.agent.session import Session
     from apppot.image.model import Layer
+    from apppot.machine.choice import Choice
 
 MEMORY = 512 << 20
 
@@ -72,13 +74,17 @@ class Archivist:
         self._over: Exception | None = None
         self._thread: threading.Thread | None = None
         self._bell = self._hears = -1
+        self._choice: Choice | None = None
 
     def layer(self, number: int, target: int) -> None:
         """Write what a layer adds to those below to the descriptor `target`.
 
         Raises AppPotError.
         """
+        if self._over:
+            raise self._over
         if self._thread is None:
+            self._choice = choose()  # it may fork: before there is a thread
             self._hears, self._bell = os.pipe2(os.O_CLOEXEC)
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
@@ -89,7 +95,12 @@ class Archivist:
                 raise self._over
             self._asked = Order(words, target, done.set_result), done
         os.write(self._bell, b"!")
-        if said := done.result():
+        try:
+            said = done.result()
+        except BaseException:
+            self.close()  # before the caller closes the target
+            raise
+        if said:
             raise MachineError(f"the agent's 'archive' failed: {said}")
 
     def close(self) -> None:
@@ -103,7 +114,8 @@ class Archivist:
     def _work(self) -> None:
         failure: Exception = MachineError("the machine that archives layers has ended")
         try:
-            _run(self._layers, b"archive", ("files",), serving=self._serving)
+            words, own = ("files",), self._serving
+            _run(self._layers, b"archive", words, serving=own, choice=self._choice)
         except Exception as error:  # noqa: BLE001  told to who waits
             failure = error
         with self._lock:
@@ -129,6 +141,7 @@ def _run(
     capture: int | None = None,
     scratch: int | None = None,
     serving: Callable[[Session], Serving] | None = None,
+    choice: Choice | None = None,
 ) -> None:
     name = os.fsdecode(builtin)
     image = Image(f"({name})", "", tuple(layers), ImageConfig())
@@ -154,6 +167,8 @@ def _run(
             builtin=builtin,
             capture=None if capture is None else Capture(capture),
             serving=serving,
+            engine=choice.name if choice else None,
+            mode=choice.mode if choice else None,
         )
         outcome = run(request, image).outcome
         reasons.seek(0)

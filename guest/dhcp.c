@@ -77,13 +77,15 @@ size_t dhcp_encode(uint8_t *packet, const struct dhcp_client *client, int type,
     message[1] = 1;
     message[2] = sizeof client->hardware;
     memcpy(message + 4, &client->transaction, 4);
-    message[10] = 0x80; /* answers to everybody: nothing has this address yet */
+    if (client->own == 0)
+        message[10] = 0x80; /* answers to everybody: nothing has this address yet */
+    memcpy(message + 12, &client->own, 4);
     memcpy(message + 28, client->hardware, sizeof client->hardware);
     memcpy(message + MESSAGE, cookie, COOKIE);
     uint8_t *at = message + MESSAGE + COOKIE;
     const uint8_t kind = (uint8_t)type;
     at = put_option(at, OPTION_TYPE, &kind, 1);
-    if (type == DHCP_REQUEST) {
+    if (type == DHCP_REQUEST && client->own == 0) {
         at = put_option(at, OPTION_ADDRESS, &wanted->address, 4);
         at = put_option(at, OPTION_SERVER, &wanted->server, 4);
     }
@@ -100,6 +102,7 @@ size_t dhcp_encode(uint8_t *packet, const struct dhcp_client *client, int type,
     put16(packet + 2, (unsigned)length);
     packet[8] = 64;
     packet[9] = UDP;
+    memcpy(packet + 12, &client->own, 4);
     memset(packet + 16, 0xff, 4);
     put16(packet + 10, checksum(packet, IP_HEADER));
     return length;

@@ -9,6 +9,7 @@
 enum {
     DHCP_PACKET_MAX = 1500,
     DHCP_SERVERS_MAX = 8,
+    DHCP_USUAL_PREFIX = 24,
     DHCP_DISCOVER = 1,
     DHCP_OFFER = 2,
     DHCP_REQUEST = 3,
@@ -26,13 +27,14 @@ struct lease {
     char domain[256];
 };
 
+/* `own` is the address that the client has and wants to keep, 0: none. */
 struct dhcp_client {
-    uint32_t transaction;
+    uint32_t transaction, own;
     uint8_t hardware[6];
 };
 
 /* Writes a message to all servers into `packet` (DHCP_PACKET_MAX bytes) and returns its length.
- * A request is for the address of `wanted`; a discovery needs none. */
+ * A request is for the address of `wanted`; a discovery needs none, nor who has an address. */
 size_t dhcp_encode(uint8_t *packet, const struct dhcp_client *client, int type,
                    const struct lease *wanted);
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -90,10 +91,26 @@ static void put_address(struct record_writer *writer, uint16_t tag, uint32_t add
         record_put_text(writer, tag, text, strlen(text));
 }
 
+static void say_address(const struct lease *lease)
+{
+    char address[INET_ADDRSTRLEN];
+    inet_ntop(AF_INET, &lease->address, address, sizeof address);
+    consoles_say("apppot: the network's address is %s now\n", address);
+}
+
+static void keep_lease(const struct lease *lease)
+{
+    if (fork() != 0)
+        return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close(AGENT);
+    dhcp_keep(*lease, say_address);
+}
+
 /* A machine that has no network starts all the same: its payload may not need one. */
 static void put_network(struct record_writer *writer)
 {
-    enum { ADDRESS = 10, GATEWAY = 11, SERVER = 12, SEARCH = 13, MTU = 15, USUAL_PREFIX = 24 };
+    enum { ADDRESS = 10, GATEWAY = 11, SERVER = 12, SEARCH = 13, MTU = 15 };
     struct lease lease;
     const char *why = dhcp_acquire(&lease);
     if (why != NULL) {
@@ -102,7 +119,7 @@ static void put_network(struct record_writer *writer)
     }
     char address[INET_ADDRSTRLEN], text[INET_ADDRSTRLEN + 16];
     inet_ntop(AF_INET, &lease.address, address, sizeof address);
-    snprintf(text, sizeof text, "%s/%u", address, lease.prefix != 0 ? lease.prefix : USUAL_PREFIX);
+    snprintf(text, sizeof text, "%s/%u", address, lease.prefix != 0 ? lease.prefix : DHCP_USUAL_PREFIX);
     record_put_text(writer, ADDRESS, text, strlen(text));
     if (lease.router != 0)
         put_address(writer, GATEWAY, lease.router);
@@ -112,6 +129,7 @@ static void put_network(struct record_writer *writer)
         record_put_text(writer, SEARCH, lease.domain, strlen(lease.domain));
     if (lease.mtu >= 576)
         record_put_number(writer, MTU, lease.mtu);
+    keep_lease(&lease);
 }
 
 /* Copies the machine's specification; partitions that are named by their UUID get their paths. */

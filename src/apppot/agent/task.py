@@ -61,10 +61,15 @@ class Task:
         self._then()
 
     @property
+    def _unwritten(self) -> OSError | None:
+        """Why output was lost; a reader that went away is no excuse, as it is for payloads."""
+        return next((sink.error for sink in self._command.sinks.values() if sink.error), None)
+
+    @property
     def done(self) -> bool:
         """Whether it has done all that was asked."""
         result = self._command.result
-        flushed = self._command.flushed and self._command.output_error is None
+        flushed = self._command.flushed and self._unwritten is None
         return result is not None and result.code == 0 and flushed
 
     @property
@@ -73,8 +78,8 @@ class Task:
         if self.done:
             return ""
         command = self._command
-        if command.output_error:
-            return f"{command.output_error.strerror} (APPPOT_TMPDIR names another folder)"
+        if self._unwritten:
+            return f"{self._unwritten.strerror} (APPPOT_TMPDIR names another folder)"
         if command.result is None:
             return "the machine ended before it was done"
         return self._said or command.result.failure or "the agent did not finish it"

@@ -11,7 +11,7 @@ from apppot import process
 from apppot.agent.spec import GuestLayer
 from apppot.errors import MachineError
 from apppot.lean import replace
-from apppot.machine import virtual
+from apppot.machine import cpumodel, virtual
 from apppot.machine.folders import Folder
 from apppot.machine.model import LayerFile, MachineSpec, Network, Saving, Share
 from apppot.machine.qemu import (
@@ -111,16 +111,16 @@ def test_the_speed_of_the_hosts_counter(
     info = tmp_path / "cpuinfo"
     one = f"processor\t: 0\ncpu MHz\t\t: 3999.9\nflags\t\t: {flags}\nbogomips\t: {bogomips}\n\n"
     info.write_text(one + one.replace(bogomips, "1.00"))
-    assert virtual.counter_speed(str(info)) == speed
+    assert cpumodel.processor(str(info)).counter_speed == speed
     word = f"tsc_early_khz={speed}"
     assert (word in kernel_arguments(Accelerator.TCG, SPEC, speed)) == bool(speed)
     assert word not in kernel_arguments(Accelerator.KVM, SPEC, speed)
 
 
 def test_a_host_that_does_not_tell_its_counters_speed(tmp_path: Path) -> None:
-    assert virtual.counter_speed(str(tmp_path / "none")) == 0
+    assert cpumodel.processor(str(tmp_path / "none")) == cpumodel.Processor()
     (tmp_path / "arm").write_text("processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp\n")
-    assert virtual.counter_speed(str(tmp_path / "arm")) == 0
+    assert cpumodel.processor(str(tmp_path / "arm")) == cpumodel.Processor()
 
 
 def test_the_command_line_holds_no_text_of_the_users() -> None:

@@ -1,4 +1,7 @@
-"""Processors that a saved machine can go on with elsewhere: the levels of the x86-64 psABI."""
+"""The host's processor, and what of it a guest sees: all, or a level of the x86-64 psABI.
+
+A saved machine goes on elsewhere if the processor there has its level.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,9 @@ _FEATURES = {CpuModel.V2: _V2, CpuModel.V3: _V2 | _V3}
 class Processor:
     """The host's processor, as far as a guest under KVM sees it."""
 
-    vendor: str
-    flags: frozenset[str]
+    vendor: str = ""
+    flags: frozenset[str] = frozenset()
+    counter_speed: int = 0  # of the time stamp counter, in kHz; 0 if that is not certain
 
 
 def qemu_model(model: CpuModel, vendor: str) -> str:
@@ -79,12 +83,27 @@ def best(processor: Processor) -> CpuModel:
 
 
 def processor(path: str = "/proc/cpuinfo") -> Processor:
-    """Return the host's processor."""
-    found = {"vendor_id": "", "flags": ""}
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            found[name.strip()] = value.strip()
-            if name == "\n":
-                break
-    return Processor(found["vendor_id"], frozenset(found["flags"].split()))
+    """Return the host's processor, as far as the host tells it."""
+    found = {}
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                found[name.strip()] = value.strip()
+                if name == "\n":
+                    break
+    except OSError:
+        return Processor()
+    flags = frozenset(found.get("flags", "").split())
+    speed = _counter_speed(flags, found.get("bogomips", ""))
+    return Processor(found.get("vendor_id", ""), flags, speed)
+
+
+def _counter_speed(flags: frozenset[str], bogomips: str) -> int:
+    # Linux counts its delays in the counter's own steps; bogomips is twice their number, in MHz.
+    if not {"constant_tsc", "nonstop_tsc"} <= flags:
+        return 0  # its speed changes, or this is no Linux that tells it
+    try:
+        return round(float(bogomips) * 500)
+    except ValueError:
+        return 0

@@ -9,7 +9,7 @@ from enum import StrEnum
 from apppot import kit, process
 from apppot.errors import MachineError
 from apppot.lean import TYPE_CHECKING, dataclass, replace
-from apppot.machine import confined, folders, guest, network, scratch, virtiofs, virtual
+from apppot.machine import confined, cpumodel, folders, guest, network, scratch, virtiofs, virtual
 from apppot.machine.engine import Engine, Hand, Machine
 from apppot.machine.model import MachineSpec, Network, Saving
 from apppot.machine.rundir import CONSOLE, RunDir
@@ -60,7 +60,7 @@ class Descriptors:
 def kernel_arguments(accelerator: Accelerator, spec: MachineSpec, speed: int = 0) -> list[str]:
     """Return the guest kernel's command line; it holds no text of the user's.
 
-    `speed` is what virtual.counter_speed() says.
+    `speed` is that of the host's time stamp counter, in kHz; 0 if it is not certain.
     """
     arguments = [
         "console=hvc0",
@@ -271,7 +271,7 @@ class QemuEngine(Engine):
                     disk = os.dup(hand.map[given.scratch])
                     stack.callback(os.close, disk)
             translated = self._accelerator is Accelerator.TCG
-            speed = virtual.counter_speed() if translated else 0
+            speed = cpumodel.processor().counter_speed if translated else 0
             confine = tools.file(kit.CONFINE)
             standard = {0: nothing, 1: log, 2: log}
             shares, servers = folders.serve(

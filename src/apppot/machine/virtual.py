@@ -9,10 +9,7 @@ import os
 
 from apppot import process
 from apppot.errors import AppPotError, MachineError
-from apppot.lean import TYPE_CHECKING, dataclass
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from apppot.lean import dataclass
 
 DEVICE = "/dev/kvm"
 PROGRAM = "qemu-system-x86_64"
@@ -50,29 +47,6 @@ def find(names: tuple[str, ...], more_folders: tuple[str, ...]) -> str | None:
             if folder.startswith("/") and os.access(path, os.X_OK) and os.path.isfile(path):
                 return path
     return None
-
-
-def counter_speed(cpuinfo: str = "/proc/cpuinfo") -> int:
-    """Return how fast the host's time stamp counter runs, in kHz; 0 if that is not certain.
-
-    Linux counts its delays in the counter's own steps; bogomips is twice their number, in MHz.
-    """
-    try:
-        with open(cpuinfo, "rb", buffering=0) as file:
-            first = file.read(1 << 13).partition(b"\n\n")[0]
-    except OSError:
-        return 0
-    fields = {name.strip(): value for name, _, value in _rows(first)}
-    if not {b"constant_tsc", b"nonstop_tsc"} <= set(fields.get(b"flags", b"").split()):
-        return 0  # its speed changes, or this is no Linux that tells it
-    try:
-        return round(float(fields.get(b"bogomips", b"0")) * 500)
-    except ValueError:
-        return 0
-
-
-def _rows(text: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    return (line.partition(b":") for line in text.split(b"\n"))
 
 
 def problem() -> str:

@@ -13,20 +13,14 @@ from apppot.agent.session import Command, Session, State
 from apppot.agent.streams import let_go
 from apppot.capturing import Archiving
 from apppot.control_server import ControlServer
-from apppot.ending import (
-    command_status,
-    command_trouble,
-    disk_trouble,
-    out_of_memory,
-    stage_hint,
-)
+from apppot.ending import command_trouble, notes, run_status, stage_hint
 from apppot.errors import AppPotError, ExitStatus, MachineError, UsageError
 from apppot.lean import TYPE_CHECKING, replace
 from apppot.machine.placement import BALANCE, balance
 from apppot.outcome import Outcome, Phase, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import ExitStack
 
     from apppot.agent.preparing import Preparer
@@ -50,7 +44,6 @@ POWER_OFF_PATIENCE = 30.0
 # TERMs that come within this time of the first are the same request, in seconds: a batch system
 # signals every process, and a script's trap passes on what we have been sent already.
 SAME_REQUEST = 1.0
-_FORCED = 128 + signal.SIGKILL
 
 
 class Driver:
@@ -334,7 +327,7 @@ class Driver:
 
     def _outcome(self) -> Outcome:
         result = self._main.result if self._main else None
-        status, source = self._status(result)
+        status, source = run_status(result, self._cause, self._early_signal)
         message, hint = self._trouble(result)
         if message and source is Source.PAYLOAD:
             status, source = ExitStatus.MACHINE, Source.APPPOT
@@ -345,7 +338,7 @@ class Driver:
             result=result,
             message=message,
             hint=hint,
-            notes=tuple(self._notes(result)),
+            notes=tuple(notes(result, self._cause, self._time_limit, self._machine)),
             firmware_time=self._firmware_time,
             hello_time=self._session.booted or None,
             ready_time=self._session.seconds(self._session.ready),
@@ -356,19 +349,6 @@ class Driver:
             kernel=self._session.kernel,
             captured=bool(self._archive and self._archive.done),
         )
-
-    def _status(self, result: CommandResult | None) -> tuple[int, Source]:
-        if self._early_signal:
-            return ExitStatus.SIGNAL_BASE + self._early_signal, Source.FORCED
-        if self._cause is Source.TIME_LIMIT:
-            return ExitStatus.TIME_LIMIT, Source.TIME_LIMIT
-        if self._cause is Source.CHECKPOINT:
-            return ExitStatus.CHECKPOINTED, Source.CHECKPOINT
-        if result is None or result.failure:
-            if self._cause is Source.FORCED and result is None:
-                return _FORCED, Source.FORCED
-            return command_status(result), Source.APPPOT
-        return command_status(result), Source.PAYLOAD
 
     def _trouble(self, result: CommandResult | None) -> tuple[str, str]:
         """Return what the user has to be told besides the status, and what to do about it."""
@@ -387,16 +367,3 @@ class Driver:
         if self._main and self._main.output_error:
             return f"output could not be written: {self._main.output_error.strerror}", ""
         return "", ""
-
-    def _notes(self, result: CommandResult | None) -> Iterator[str]:
-        """Yield what the user may want to know although nothing of ours has failed."""
-        if self._cause is Source.TIME_LIMIT:
-            yield f"the time limit of {self._time_limit:g} s was reached"
-        elif self._cause is Source.FORCED:
-            yield "the payload did not end after a TERM and was killed"
-        console = self._machine.console_tail
-        if result and result.signal == signal.SIGKILL and not self._cause:
-            yield from out_of_memory(console())
-        disk = os.path.basename(self._machine.guest.scratch)
-        if disk:
-            yield from disk_trouble(console(), disk)

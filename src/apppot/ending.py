@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 
 from apppot import paths
 from apppot.errors import ExitStatus
 from apppot.lean import TYPE_CHECKING
+from apppot.outcome import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from apppot.agent.results import CommandResult
+    from apppot.machine.engine import Machine
 
+_FORCED = ExitStatus.SIGNAL_BASE + signal.SIGKILL
 _OUT_OF_MEMORY = r"[Oo]ut of memory: Killed process \d+ \((.*?)\)"
 _DISK_ERROR = r"error[^\n]* dev(?:ice)? {0}\b|\(device {0}\)[^\n]* error"
 
@@ -29,6 +33,26 @@ def command_status(result: CommandResult | None) -> int:
     if result.signal is not None:
         return ExitStatus.SIGNAL_BASE + result.signal
     return result.code or 0
+
+
+def run_status(
+    result: CommandResult | None, cause: Source | None, early_signal: int
+) -> tuple[int, Source]:
+    """Return a run's exit status, and whose word it is.
+
+    `cause` ended the payload before its time, `early_signal` the run before there was a payload.
+    """
+    if early_signal:
+        return ExitStatus.SIGNAL_BASE + early_signal, Source.FORCED
+    if cause is Source.TIME_LIMIT:
+        return ExitStatus.TIME_LIMIT, Source.TIME_LIMIT
+    if cause is Source.CHECKPOINT:
+        return ExitStatus.CHECKPOINTED, Source.CHECKPOINT
+    if result is None or result.failure:
+        if cause is Source.FORCED and result is None:
+            return _FORCED, Source.FORCED
+        return command_status(result), Source.APPPOT
+    return command_status(result), Source.PAYLOAD
 
 
 def command_trouble(program: bytes, result: CommandResult) -> tuple[str, str]:
@@ -78,3 +102,21 @@ def disk_trouble(console: str, disk: str) -> Iterator[str]:
             f"the scratch disk could not be written everywhere: is {paths.scratch_dir()} full?"
             " (APPPOT_TMPDIR names another folder)"
         )
+
+
+def notes(
+    result: CommandResult | None,
+    cause: Source | None,
+    time_limit: float | None,
+    machine: Machine,
+) -> Iterator[str]:
+    """Yield what the user may want to know although nothing of ours has failed."""
+    if cause is Source.TIME_LIMIT:
+        yield f"the time limit of {time_limit:g} s was reached"
+    elif cause is Source.FORCED:
+        yield "the payload did not end after a TERM and was killed"
+    if result and result.signal == signal.SIGKILL and not cause:
+        yield from out_of_memory(machine.console_tail())
+    disk = os.path.basename(machine.guest.scratch)
+    if disk:
+        yield from disk_trouble(machine.console_tail(), disk)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from apppot.image.model import Image
-    from apppot.run import RunRequest
+    from apppot.request import RunRequest
 
 
 def open_image(request: RunRequest, stack: ExitStack) -> tuple[RunRequest, Image]:

@@ -18,7 +18,8 @@ from apppot.errors import MachineError
 from apppot.image.model import Image, ImageConfig
 from apppot.machine.choice import choose
 from apppot.machine.model import Network
-from apppot.run import RunRequest, run
+from apppot.request import RunRequest
+from apppot.run import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from apppot.run import RunRequest
+    from apppot.request import RunRequest
 
 PLAN = Plan(Mode.MACHINE, "trixie", ("deb [signed-by=/k.gpg] http://h/debian trixie main",))
 

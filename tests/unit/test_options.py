@@ -16,7 +16,8 @@ from apppot.ending import command_status, command_trouble
 from apppot.errors import UsageError
 from apppot.identity import identity
 from apppot.image.model import ImageConfig
-from apppot.run import RunRequest, environment, payload, shares
+from apppot.request import RunRequest
+from apppot.run import environment, payload, shares
 
 
 def _request(*words: str) -> RunRequest:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from apppot.image.model import Image
     from apppot.machine.model import MachineSpec
     from apppot.machine.staging import Staged
-    from apppot.run import RunRequest
+    from apppot.request import RunRequest
 
 _FOLDERS = "a shared folder is the host's, and cannot be saved with the machine"
 

@@ -6,7 +6,7 @@ import signal
 
 from apppot.errors import UsageError
 from apppot.lean import TYPE_CHECKING
-from apppot.run import Checkpoint
+from apppot.request import Checkpoint
 
 if TYPE_CHECKING:
     import argparse

@@ -10,7 +10,7 @@ from apppot.errors import UsageError
 from apppot.lean import TYPE_CHECKING
 from apppot.machine.limits import parse_duration, parse_size
 from apppot.machine.model import EngineName, Network, Share, UmlMode
-from apppot.run import RunRequest
+from apppot.request import RunRequest
 
 if TYPE_CHECKING:
     import argparse

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from apppot.run import RunRequest
+    from apppot.request import RunRequest
 
 TAKES_COMMAND = True
 

@@ -134,7 +134,7 @@ def run(
     from apppot.machine import probes
     from apppot.machine.model import UmlMode
     from apppot.outcome import Source
-    from apppot.run import RunRequest
+    from apppot.request import RunRequest
     from apppot.run import run as run_machine
 
     argv = mmdebstrap.arguments(plan)

@@ -17,7 +17,8 @@ from apppot.identity import Identity
 from apppot.image import changefile, disks, model, store
 from apppot.legacy import cow, options
 from apppot.machine.model import Share
-from apppot.run import RunRequest, run_for_user
+from apppot.request import RunRequest
+from apppot.run import run_for_user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from apppot.image.build import packing
 from apppot.image.model import Image, ImageConfig, Layer
 from apppot.lean import replace
 from apppot.machine.model import EngineName, Network, Share
-from apppot.run import RunRequest
+from apppot.request import RunRequest
 from apppot.run import run as run_machine
 
 if TYPE_CHECKING:

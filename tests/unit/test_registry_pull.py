@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from apppot.errors import ImageError
-from apppot.image import compressed
+from apppot.image import compressed, listing
 from apppot.image import store as stores_
 from apppot.image.registry import manifests
 from apppot.image.registry.pull import pull
@@ -62,6 +62,23 @@ def test_an_image_is_pulled_whole(registry: Registry, store: Store) -> None:
 def test_layers_of_every_form(registry: Registry, store: Store, pack: Any) -> None:
     registry.image("2", [TWO], pack=pack)
     assert get(registry, "2").fetched == len(pack(TWO))
+
+
+def test_the_registrys_digests_name_what_was_pulled(registry: Registry, store: Store) -> None:
+    one = registry.image("one", [ONE])
+    row = {"mediaType": MANIFEST, "digest": one, "size": len(registry.manifests[one][0])}
+    row["platform"] = {"os": "linux", "architecture": "amd64"}
+    both = registry.put("both", {"schemaVersion": 2, "manifests": [row]}, INDEX)
+    name = f"{registry.address}/a/b"
+    pulled = pull(f"{name}@{both}", plain_http=True)
+    assert pulled.digest not in (one, both)
+    get(registry, "both")
+    listing.tag(f"{name}:both", "mine:1")
+    texts = [f"{name}@{one}", f"{name}:both@{both}", f"mine@{both}", both, one[7:19]]
+    assert {stores_.resolve(text).layers for text in texts} == {
+        stores_.resolve(f"{name}:both").layers
+    }
+    assert stores_.resolve(f"{name}@{both}").digest == pulled.digest
 
 
 def test_the_platform_is_chosen(registry: Registry, store: Store) -> None:

@@ -171,5 +171,6 @@ def add_image(
     if annotations:
         manifest["annotations"] = dict(annotations)
     blob = adding.add_json(manifest, model.MANIFEST_TYPE)
-    adding.tag(name, blob, replace=replace_)
+    noted = {key: annotations[key] for key in (model.ORIGIN_DIGEST,) if key in annotations}
+    adding.tag(name, blob, replace=replace_, annotations=noted)
     return blob.digest

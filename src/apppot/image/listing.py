@@ -149,7 +149,8 @@ def tag(text: str, new: str, *, replace: bool = False) -> str:
             for blob in (config, manifest):
                 with open(store.blob_path(blob.digest), "rb") as file:
                     adding.add(file.read(), blob.media_type)
-        adding.tag(name, manifest, replace=replace)
+        noted = {model.ORIGIN_DIGEST: entry.origin} if entry.origin else None
+        adding.tag(name, manifest, replace=replace, annotations=noted)
     return image.digest
 
 
@@ -204,7 +205,7 @@ def _named(
         found = [
             entry
             for entry in entries
-            if entry.manifest.digest.startswith(f"sha256:{wanted.prefix}")
+            if any(digest.startswith(f"sha256:{wanted.prefix}") for digest in entry.digests)
         ]
         if len({entry.manifest.digest for entry in found}) > 1:
             raise ImageError(f"several images have a digest that begins with {wanted.prefix}")

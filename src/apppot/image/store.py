@@ -40,7 +40,12 @@ class Entry:
     manifest: Descriptor
     cache: str = ""  # the key of an entry that is no image of the user's, but of a cache
     used: str = ""
-    origin: str = ""  # the digest that a registry has for it
+    origin: str = ""  # the digests that a registry has for it: its manifest's and its indexes'
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The digests that it is known by: its own first."""
+        return (self.manifest.digest, *self.origin.split())
 
 
 class Store:
@@ -247,7 +252,7 @@ def matches(entry: Entry, wanted: Reference) -> bool:
         return False
     if wanted.digest:
         name = entry.reference.rpartition(":")[0]
-        return wanted.digest in {entry.manifest.digest, entry.origin} and name == wanted.name
+        return wanted.digest in entry.digests and name == wanted.name
     return entry.reference == wanted.full
 
 
@@ -258,8 +263,9 @@ def _by_prefix(
     found: dict[str, tuple[Store, Entry]] = {}
     for store, entries in searched:
         for entry in entries:
-            if entry.manifest.digest.startswith(f"sha256:{prefix}"):
-                found.setdefault(entry.manifest.digest, (store, entry))
+            for digest in entry.digests:
+                if digest.startswith(f"sha256:{prefix}"):
+                    found.setdefault(digest, (store, entry))
     if len(found) > 1:
         raise ImageError(
             f"several images have a digest that begins with {prefix}: " + ", ".join(sorted(found)),

@@ -78,7 +78,7 @@ def pull(
         partial.sweep(store)
         work = _Work(adding, repository, step)
         layers = work.layers(found.manifest.layers, found.diff_ids)
-        annotations = {arrival.ORIGIN: str(place), model.ORIGIN_DIGEST: found.digests[0]}
+        annotations = {arrival.ORIGIN: str(place), model.ORIGIN_DIGEST: " ".join(found.digests)}
         digest = arrival.add_image(adding, local, layers, found.config, annotations)
     return Pulled(local, digest, found.digests[0], work.done)
 

@@ -88,7 +88,7 @@ static int archive_layer(const char *text)
 {
     char *end;
     unsigned long number = strtoul(text, &end, 10);
-    struct walk walk = {.layers = (unsigned)number};
+    struct walk walk = {.layers = (unsigned)number, .exact = true};
     if (*text == 0 || *end != 0 || number >= layer_count()) {
         errno = ENOENT;
         return failed("cannot archive layer", text);

@@ -12,7 +12,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-enum { PIECE = 1 << 18, HOLE_MIN = 65536, SHORT_FILE = 4 << 20, NUMBER_LINE = 24 };
+enum { HOLE_MIN = 65536, SHORT_FILE = 4 << 20, NUMBER_LINE = 24 };
 
 static const char overlay_notes[] = "trusted.overlay.";
 
@@ -58,20 +58,21 @@ bool contents_attributes(int folder, const char *name, struct tar_records *recor
 /* Exactly `size` bytes: a file that has become shorter ends in zeros. */
 static bool copy(int fd, uint64_t start, uint64_t size)
 {
-    static uint8_t piece[PIECE];
     bool ended = false;
     while (size > 0) {
-        size_t wanted = size < PIECE ? (size_t)size : PIECE;
-        ssize_t got = ended ? 0 : pread(fd, piece, wanted, (off_t)start);
+        size_t room, wanted = size < SIZE_MAX ? (size_t)size : SIZE_MAX;
+        uint8_t *place = tar_room(wanted, &room);
+        if (place == NULL)
+            return false;
+        ssize_t got = ended ? 0 : pread(fd, place, room, (off_t)start);
         if (got < 0)
             return false;
         if (got == 0) {
             ended = true;
-            memset(piece, 0, wanted);
-            got = (ssize_t)wanted;
+            memset(place, 0, room);
+            got = (ssize_t)room;
         }
-        if (!tar_data(piece, (size_t)got))
-            return false;
+        tar_filled((size_t)got);
         start += (uint64_t)got;
         size -= (uint64_t)got;
     }

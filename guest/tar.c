@@ -65,6 +65,19 @@ bool tar_data(const void *bytes, size_t size)
     return true;
 }
 
+uint8_t *tar_room(size_t wanted, size_t *room)
+{
+    if (output.used == OUTPUT_SIZE && !flush())
+        return NULL;
+    *room = OUTPUT_SIZE - output.used < wanted ? OUTPUT_SIZE - output.used : wanted;
+    return output.bytes + output.used;
+}
+
+void tar_filled(size_t size)
+{
+    output.used += size;
+}
+
 bool tar_pad(uint64_t size)
 {
     static const uint8_t zeros[TAR_BLOCK];

@@ -212,6 +212,11 @@ static bool walk_renamed(struct walk *walk, struct folder *below)
 static bool walk_overlaid(struct walk *walk, struct folder *folder, const struct stat *found)
 {
     struct stat lower;
+    if (walk->exact) {
+        bool good = write_folders(folder) &&
+                    (!overlay_is_opaque(folder->fd) || write_mark(folder, "", ".wh..wh..opq"));
+        return good ? walk_folder(walk, folder, true) : stop(walk);
+    }
     bool hides = overlay_is_opaque(folder->fd), renamed = overlay_is_renamed(folder->fd);
     bool over = !folder->is_new &&
                 overlay_lower(walk->layers, path[0] != 0 ? path : ".", &lower);

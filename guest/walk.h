@@ -16,6 +16,8 @@ struct walk {
     /* The tree as the guest sees it: where renamed folders' contents are. */
     int merged;
     bool leave_made_out;
+    /* A layer leaves with all that it says, also if it changes nothing: its digest is that of all. */
+    bool exact;
     /* Deletions as GNU tar tells them: by the names of what is there. */
     bool dump;
     char failed_at[PATH_MAX + 1];

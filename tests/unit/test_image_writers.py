@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from apppot import process
 from apppot.errors import ImageError
-from apppot.image import cleaning, fsck, importing, leaving, listing, loading, model
+from apppot.image import cleaning, fsck, importing, leaving, listing, loading, model, writer
 from apppot.image.store import Store, resolve
 from tests.unit.stores import add, blobs, store
 
@@ -38,8 +38,14 @@ __all__ = ["store"]  # a fixture
     [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "quota"), (errno.EROFS, "APPPOT_STORE")],
 )
 @pytest.mark.parametrize("function", ["rename", "fsync", "fchmod"])
+@pytest.mark.parametrize("large", [0, writer.LARGE])
 def test_failing_writes_leave_the_store_as_it_was(
-    number: int, hint: str, function: str, store: Store, monkeypatch: pytest.MonkeyPatch
+    number: int,
+    hint: str,
+    function: str,
+    large: int,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     add(store, "a:1", b"a")
     index, there = Path(store.path, "index.json").read_bytes(), blobs(store)
@@ -49,6 +55,7 @@ def test_failing_writes_leave_the_store_as_it_was(
 
     with monkeypatch.context() as patch:
         patch.setattr(f"apppot.image.writer.os.{function}", fail)
+        patch.setattr(writer, "LARGE", large)
         with pytest.raises(ImageError) as error:
             add(store, "b:1", b"b")
     assert hint in error.value.hint

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TEMPORARY = ".tmp-"
 BLOBS_LOCK, INDEX_LOCK = "blobs.lock", "index.lock"
 PIECE = 1 << 20
+LARGE = 16 << 20
 
 
 class Writer:
@@ -78,11 +79,11 @@ class Writer:
         With `expected`, its digest must be that one. Raises ImageError.
         """
         with explained(self.store, "write to"), open(path, "rb") as file:
-            digest, size = digest_of(file)
+            os.fchmod(file.fileno(), 0o444 & ~umask())
+            with _syncing(file):
+                digest, size = digest_of(file)
             if expected and digest != expected:
                 raise ImageError(f"a blob should have the digest {expected}, but has {digest}")
-            os.fchmod(file.fileno(), 0o444 & ~umask())
-            os.fsync(file.fileno())
             final = self.store.blob_path(digest)
             # An equal blob is replaced: the one that is there may be damaged.
             os.rename(path, final)
@@ -196,6 +197,22 @@ def prepare(store: Store) -> None:
     if not os.path.exists(layout):
         with locks.held(store.path, INDEX_LOCK):
             _write_aside(layout, b'{"imageLayoutVersion":"1.0.0"}\n')
+
+
+@contextmanager
+def _syncing(file: IO[bytes]) -> Iterator[None]:
+    """Have a file on the disk at the end; a big one gets there while something else is done."""
+    descriptor = file.fileno()
+    if os.fstat(descriptor).st_size < LARGE:
+        yield
+        os.fsync(descriptor)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(os.fsync, descriptor)
+        yield
+        done.result()
 
 
 def digest_of(file: IO[bytes]) -> tuple[str, int]:

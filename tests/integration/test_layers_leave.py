@@ -97,6 +97,37 @@ def test_the_same_bytes_as_from_machines_of_their_own(starts: list[str]) -> None
     assert rundir.machines() == []
 
 
+NEW = ("new", None)
+NEEDLESS = [  # what other programs' layers say, though it changes nothing
+    [("etc", None)],
+    [("etc", None), ("file", b"")],
+    [(".wh.nowhere", b""), ("etc/.wh.nowhere", b"")],
+    [NEW, ("new/.wh..wh..opq", b""), ("new/file", b"x")],  # each new folder, in Docker's
+    [NEW, ("new/.wh.nowhere", b"")],
+    [("new/below/.wh.nowhere", b"")],
+    [("etc/base", None), ("etc/base/.wh.nowhere", b"")],
+    [("etc", None), ("etc/.wh..wh..opq", b""), ("etc/.wh.base", b"")],
+    [(".wh.etc", b""), ("etc", None), ("etc/file", b"")],
+]
+
+
+@pytest.mark.parametrize("said", NEEDLESS)
+def test_a_layer_leaves_with_all_that_it_says(
+    said: list[tuple[str, bytes | None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPPOT_STORE", str(tmp_path / "store"))
+    archives = [archive(("etc", None), ("etc/base", b"x")), archive(*said), archive(*said)]
+    with store.stores()[0].writer() as adding:
+        layers = [erofs.layer(adding, each) for each in archives]
+        rootfs = {"type": "layers", "diff_ids": [each.content for each in layers]}
+        config = {"architecture": "amd64", "os": "linux", "rootfs": rootfs}
+        adding.image("said:0", layers, config)
+    loading.save(["said:0"], str(tmp_path / "said.tar"))
+    loading.load(str(tmp_path / "said.tar"), name="back:1")
+    found = store.resolve("back:1").layers
+    assert [each.content for each in found] == [each.content for each in layers]
+
+
 def again_and_again(machine: worker.Archivist, target: int) -> None:
     for _ in range(1000):
         machine.layer(1, target)

@@ -242,3 +242,26 @@ def test_folders_are_brought_in_and_changes_out(apppot: AppPot) -> None:
     with open(os.path.join(other, "result"), encoding="utf-8") as file:
         assert file.read() == "brought in\npartly\n"
     assert set(os.listdir(apppot.job)) == {"input"}
+
+
+def test_memory_that_is_damaged_is_told(apppot: AppPot) -> None:
+    """QEMU waits for ever for the first byte, if there is none."""
+    script = "echo up; sleep 60"
+    with apppot.start(
+        ["sh", "-c", script], options=options(apppot, "--network", "none")
+    ) as running:
+        running.expect(b"up\n", PATIENCE)
+        saved_by_signal(running)
+        assert running.wait(PATIENCE).status == CHECKPOINTED
+    words = apppot.verb("restore", "--job-dir", apppot.job, apppot.path("saved"))
+    refused = apppot.call(words, timeout=PATIENCE)
+    assert (refused.status, "--job-dir" in refused.complaint) == (125, True)
+    with open(apppot.path("saved", manifest(apppot)["memory"]["name"]), "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        for intact in (size // 2, 0):
+            file.seek(intact)
+            file.write(os.urandom(size - intact))
+            file.flush()
+            done = apppot.call(apppot.verb("restore", apppot.path("saved")), timeout=PATIENCE)
+            assert (done.status, done.stdout) == (125, b"")
+            assert "is damaged" in done.complaint

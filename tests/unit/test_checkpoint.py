@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sys
 import tempfile
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +19,19 @@ from hypothesis import strategies as st
 from apppot.__main__ import main
 from apppot.agent.spec import CommandSpec, GuestUser, Terminal
 from apppot.agent.standstill import Conversation, Output, Relay
+from apppot.checkpoint import beginning, restoring, saving
 from apppot.checkpoint import folder as folders
 from apppot.checkpoint import manifest as manifests
-from apppot.checkpoint import restoring, saving
+from apppot.checkpoint.feeding import Feed
 from apppot.checkpoint.folder import Folder
 from apppot.checkpoint.manifest import Blob, Folders, Habits, Hardware, Manifest, SavedImage
 from apppot.errors import AppPotError, MachineError, UsageError
+from apppot.image import compressed
 from apppot.machine import cpumodel
 from apppot.machine.cpumodel import CpuModel, Processor
 from apppot.machine.model import EngineName, Network, Share
+from apppot.machine.monitor import Monitor
+from apppot.request import Checkpoint, RunRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +111,14 @@ def test_every_damage_to_a_manifest_is_refused() -> None:
             manifests.parse(text[:cut], "there")
 
 
+def test_what_is_no_checkpoint_of_ours_is_refused() -> None:
+    text = manifests.render(saved(Blob("memory-1", 7)))
+    with pytest.raises(MachineError, match="uml can be saved"):
+        manifests.parse(text.replace(b'"kvm"', b'"uml"'), "there")
+    with pytest.raises(MachineError, match="no object"):
+        manifests.parse(b"[]", "there")
+
+
 def put(folder: Folder, memory: bytes, disk: int | None = None, *, final: bool = False) -> Manifest:
     kept = None
     with contextlib.ExitStack() as files:
@@ -126,11 +140,12 @@ def test_a_checkpoint_takes_the_place_of_the_last(tmp_path: Path, final: bool) -
         os.pwrite(disk.fileno(), b"data", 32 << 20)
         first = put(folder, b"first", disk.fileno())
         assert manifests.read(folder.path) == first
-        (tmp_path / "saved" / "memory-left").touch()  # by one that was killed
+        (tmp_path / "saved" / "memory-0123cdef").touch()  # by one that was killed
+        (tmp_path / "saved" / "disk-usage.txt").touch()  # the user's own
         second = put(folder, b"second", disk.fileno(), final=final)
         assert manifests.read(folder.path) == second
         assert second.disk
-        names = {"checkpoint.json", second.memory.name, second.disk.name}
+        names = {"checkpoint.json", "disk-usage.txt", second.memory.name, second.disk.name}
         assert set(os.listdir(folder.path)) == names
         kept = tmp_path / "saved" / second.disk.name
         assert kept.stat().st_blocks < 1024
@@ -267,8 +282,81 @@ def test_a_run_that_could_not_be_packed_does_not_begin(
 
 
 def test_no_checkpoint_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["restore", str(tmp_path)]) == 125
-    assert "holds no checkpoint" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file", tmp_path / "missing"):
+        assert main(["restore", str(path)]) == 125
+        said = capsys.readouterr().err
+        assert f"{path} holds no checkpoint" in said
+        assert "apppot run --checkpoint-dir" in said
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--checkpoint-on", "USR1"), "--checkpoint-on is for machines that can be saved"),
+        (("--cpu-model", "x86-64-v2"), "--cpu-model is for machines that can be saved"),
+        (("--checkpoint-dir", ""), "no folder's name"),
+    ],
+)
+def test_options_without_a_folder_are_refused(
+    words: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *words, "no:image"]) == 125
+    assert reason in capsys.readouterr().err
+
+
+def test_an_engine_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APPPOT_ENGINE", "qemu")
+    request = RunRequest("no:image", job_dir=None, checkpoint=Checkpoint("there"))
+    with pytest.raises(UsageError, match="no engine 'qemu'"):
+        beginning.engine(request)
+
+
+def fed(path: Path) -> tuple[bytes, str]:
+    with contextlib.ExitStack() as stack:
+        feed = Feed(os.open(path, os.O_RDONLY), stack)
+        with open(os.dup(feed.reader), "rb") as file:
+            given = file.read()
+        assert feed.ended.wait(10)
+        return given, feed.trouble
+
+
+def test_memory_is_given_whole_or_its_damage_is_told(tmp_path: Path) -> None:
+    zstd = compressed.zstd()
+    memory = os.urandom(3 << 20) + bytes(5 << 20)
+    options = {zstd.CompressionParameter.checksum_flag: 1}
+    packed = zstd.compress(memory, options=options)
+    path = tmp_path / "memory"
+    path.write_bytes(packed)
+    assert fed(path) == (memory, "")
+    path.write_bytes(packed[:-1])
+    assert fed(path)[1] == "it ends too early"
+    for damaged in (packed[:-1] + bytes([packed[-1] ^ 1]), b"none of zstd's", b""):
+        path.write_bytes(damaged)
+        given, trouble = fed(path)
+        assert given, "QEMU 7.2 waits for a first byte for ever"
+        assert trouble
+
+
+def test_qemu_that_has_all_of_the_memory_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answer(*_: object) -> dict[str, str]:
+        return {"status": "inmigrate"}
+
+    monkeypatch.setattr(Monitor, "_ask", answer)
+    monkeypatch.setattr("apppot.machine.monitor.PATIENCE", 0.05)
+    given = threading.Event()
+    given.set()
+    ours, other = socket.socketpair()
+    with (
+        ours,
+        other,
+        Monitor(ours.fileno()) as monitor,
+        pytest.raises(MachineError, match="did not answer"),
+    ):
+        monitor.wait_until_loaded(given)
 
 
 def test_copies_are_sparse_and_whole(tmp_path: Path) -> None:

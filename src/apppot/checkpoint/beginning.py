@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from apppot import config, kit
+from apppot import kit
 from apppot.checkpoint.folder import Folder
-from apppot.checkpoint.manifest import Blob, Habits, Hardware, SavedImage
+from apppot.checkpoint.manifest import ENGINES, Blob, Habits, Hardware, SavedImage
 from apppot.checkpoint.saving import Saver
 from apppot.errors import UsageError
 from apppot.lean import replace
-from apppot.machine import cpumodel, virtual
+from apppot.machine import choice, cpumodel, virtual
 from apppot.machine.cpumodel import CpuModel
 from apppot.machine.model import EngineName, Saving
 from apppot.machine.qemu import Accelerator, layout
@@ -36,9 +36,8 @@ def engine(request: RunRequest) -> EngineName:
     _check(request)
     wanted = request.engine
     if wanted is None:
-        setting = config.text("run.engine")
-        wanted = EngineName(setting) if setting in list(EngineName) else EngineName.AUTO
-    if wanted in (EngineName.KVM, EngineName.TCG):
+        wanted = choice.setting()
+    if wanted in ENGINES:
         return wanted
     if wanted is EngineName.AUTO or request.engine is None:
         return EngineName.KVM if virtual.kvm().works else EngineName.TCG

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 from typing import TYPE_CHECKING
 
 from apppot.checkpoint import manifest
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from apppot.checkpoint.manifest import Manifest
 
 _MEMORY, _DISK, _FOLDERS = "memory-", "disk-", "folders-"
+_OURS = re.compile(r"(memory|disk|folders)-[0-9a-f]{8}")
 _PIECE = 1 << 30  # bytes for one call of the system
 _FICLONE = 0x40049409
 
@@ -27,20 +29,26 @@ _FICLONE = 0x40049409
 class Folder:
     """The folder that a run keeps its checkpoint in; nobody else writes to it meanwhile."""
 
-    def __init__(self, path: str, stack: ExitStack) -> None:
-        """Make the folder if it is not there; raises UsageError."""
+    def __init__(self, path: str, stack: ExitStack, *, new: bool = True) -> None:
+        """Make the folder if it is not there and may be `new`; raises UsageError."""
         self.path = os.path.abspath(path)
         try:
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            if new:
+                os.makedirs(self.path, mode=0o700, exist_ok=True)
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
+            if not new:
+                raise manifest.none(self.path, error) from error
             raise UsageError(
                 f"checkpoints cannot be kept in {path}: {error.strerror}",
                 hint="name a folder of yours with --checkpoint-dir",
             ) from error
         stack.callback(os.close, self._lock)
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise UsageError(f"checkpoints cannot be kept in {path}: it is not writable")
+            raise UsageError(
+                f"checkpoints cannot be kept in {path}: it is not writable",
+                hint="name a folder of yours; one that holds a checkpoint can be copied",
+            )
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -101,7 +109,7 @@ class Folder:
         """Remove the files of earlier checkpoints, and of those that were not finished."""
         names = {blob.name for blob in kept.blobs} if kept else set()
         for name in os.listdir(self.path):
-            if name.startswith((_MEMORY, _DISK, _FOLDERS)) and name not in names:
+            if _OURS.fullmatch(name) and name not in names:  # other files there are the user's
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(self.path, name))
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from apppot.agent.spec import CommandSpec, GuestUser  # noqa: TC001  read at run time
 from apppot.agent.standstill import Conversation  # noqa: TC001  read at run time
 from apppot.checkpoint.plain import made, plain
 from apppot.errors import MachineError, UsageError
 from apppot.machine.cpumodel import CpuModel  # noqa: TC001  read at run time
-from apppot.machine.model import EngineName, Network, Share  # noqa: TC001  read at run time
+from apppot.machine.model import EngineName, Network, Share
 
 FORMAT = 1
 NAME = "checkpoint.json"
+ENGINES = (EngineName.KVM, EngineName.TCG)  # whose machines can be saved
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,32 @@ def render(manifest: Manifest) -> bytes:
 def parse(data: bytes, where: str) -> Manifest:
     """Return the manifest in `data`; raises MachineError if it is damaged, or of another format."""
     try:
-        content = json.loads(data)
-        found = content.pop("format")
-        if found != FORMAT:
-            raise MachineError(
-                f"the checkpoint in {where} is of format {found}, and this AppPot knows {FORMAT}",
-                hint="restore it with the version of AppPot that has made it",
-            )
-        return made(Manifest, content)
+        return _parsed(json.loads(data), where)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise MachineError(f"the checkpoint in {where} is damaged: {NAME}: {error}") from error
+
+
+def _parsed(content: object, where: str) -> Manifest:
+    if not isinstance(content, dict):
+        raise ValueError("it is no object")  # noqa: TRY004  one error for all of it
+    found = content.pop("format")
+    if found != FORMAT:
+        raise MachineError(
+            f"the checkpoint in {where} is of format {found}, and this AppPot knows {FORMAT}",
+            hint="restore it with the version of AppPot that has made it",
+        )
+    manifest = made(Manifest, content)
+    if manifest.hardware.engine not in ENGINES:
+        raise ValueError(f"no machine of the engine {manifest.hardware.engine} can be saved")
+    return manifest
+
+
+def none(folder: str, error: OSError) -> UsageError:
+    """Return the error for a folder that holds no checkpoint."""
+    return UsageError(
+        f"{folder} holds no checkpoint: {error.strerror}",
+        hint="'apppot run --checkpoint-dir DIR' and 'apppot checkpoint ID' make one",
+    )
 
 
 def read(folder: str) -> Manifest:
@@ -125,14 +143,27 @@ def read(folder: str) -> Manifest:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise UsageError(
-            f"{folder} holds no checkpoint: {path}: {error.strerror}",
-            hint="'apppot run --checkpoint-dir DIR' and 'apppot checkpoint ID' make one",
-        ) from error
+        raise none(folder, error) from error
     manifest = parse(data, folder)
     for blob in manifest.blobs:
         _check(folder, blob)
     return manifest
+
+
+def damage(folder: str, blob: Blob, found: str) -> MachineError:
+    """Return the error for a file that is not as it was written."""
+    return MachineError(
+        f"the checkpoint in {folder} is damaged: {blob.name}: {found}",
+        hint="was it copied wholly?",
+    )
+
+
+def opened(folder: str, blob: Blob) -> BinaryIO:
+    """Open a file of the folder; raises MachineError."""
+    try:
+        return open(os.path.join(folder, blob.name), "rb")
+    except OSError as error:
+        raise damage(folder, blob, error.strerror or "") from error
 
 
 def _check(folder: str, blob: Blob) -> None:
@@ -142,11 +173,6 @@ def _check(folder: str, blob: Blob) -> None:
     try:
         size = os.stat(path).st_size
     except OSError as error:
-        raise MachineError(
-            f"the checkpoint in {folder} is damaged: {path}: {error.strerror}"
-        ) from error
+        raise damage(folder, blob, error.strerror or "") from error
     if size != blob.size:
-        raise MachineError(
-            f"the checkpoint in {folder} is damaged: {path} has {size} bytes, not {blob.size}",
-            hint="was it copied wholly?",
-        )
+        raise damage(folder, blob, f"{size} bytes, not {blob.size}")

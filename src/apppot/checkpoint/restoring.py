@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,12 +13,13 @@ from apppot import paths, process
 from apppot.agent import standstill, terminal
 from apppot.agent.loop import Loop
 from apppot.checkpoint import manifest as manifests
+from apppot.checkpoint.feeding import Feed
 from apppot.checkpoint.folder import Folder, copy
 from apppot.checkpoint.manifest import Habits
 from apppot.checkpoint.saving import Saver
 from apppot.drive import Driver
 from apppot.errors import AppPotError, MachineError, UsageError
-from apppot.image import compressed, store
+from apppot.image import store
 from apppot.lean import replace
 from apppot.machine import choice, cpumodel, limits, rundir, scratch, virtual
 from apppot.machine.model import EngineName, LayerFile, MachineSpec, Saving
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from apppot.checkpoint.manifest import Hardware, Manifest
     from apppot.image.model import Image
     from apppot.machine.model import Share
-
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def restore(request: RestoreRequest) -> Finished:
     began = time.time()
     with contextlib.ExitStack() as stack:
         stack.enter_context(process.signals_held())
-        folder = Folder(request.folder, stack)
+        folder = Folder(request.folder, stack, new=False)
         saved = manifests.read(folder.path)
         if saved.command.terminal:
             terminal.find()
@@ -79,9 +77,16 @@ def restore(request: RestoreRequest) -> Finished:
         chosen = choice.choose(saved.hardware.engine)
         check_host(saved.hardware)
         if request.verbose:
-            terminal.tell(f"saved on {saved.host}, {time.ctime(saved.saved)}; {chosen}")
+            terminal.tell(
+                f"saved on {saved.host}, {time.ctime(saved.saved)}, with the engine {chosen.name}"
+            )
         spec = machine_spec(saved, image, folder)
         staged = layer = None
+        if not saved.folders and request.job_dir is not None:
+            raise UsageError(
+                "--job-dir: this machine was given no folders, whose changes could be put there",
+                hint="leave it out; it is for runs with --stage",
+            )
         if saved.folders:
             from apppot.machine.staging import Staged
 
@@ -100,15 +105,17 @@ def restore(request: RestoreRequest) -> Finished:
             saving = Saving(
                 cpumodel.qemu_model(saved.hardware.cpu_model, saved.hardware.vendor),
                 saved.hardware.machine_type,
-                memory,
+                memory.reader,
                 disk,
             )
             machine = engine.start(replace(spec, saving=saving), own, stack)
         monitor = stack.enter_context(Monitor(machine.monitor or 0))
         try:
-            monitor.wait_until_loaded()
+            monitor.wait_until_loaded(memory.ended)
             monitor.go_on()
         except MachineError as error:
+            if memory.trouble:
+                raise manifests.damage(folder.path, saved.memory, memory.trouble) from error
             raise _not_loaded(error, machine.console_tail()) from error
         session = standstill.resume(Loop(), machine.channel, saved.conversation)
         stack.callback(session.close)
@@ -237,42 +244,21 @@ def machine_spec(saved: Manifest, image: Image, folder: Folder) -> MachineSpec:
 
 
 @contextlib.contextmanager
-def saved_files(folder: Folder, saved: Manifest) -> Iterator[tuple[int, int | None]]:
-    """Give the reading end of a pipe with the saved memory, and a copy of the saved disk.
+def saved_files(folder: Folder, saved: Manifest) -> Iterator[tuple[Feed, int | None]]:
+    """Give the saved memory, and a copy of the saved disk.
 
     The folder stays as it is, so that the machine can be restored again if this run is killed.
     """
     with contextlib.ExitStack() as stack:
         disk = None
         if saved.disk:
-            disk = scratch.nameless_file(paths.scratch_dir())
-            stack.callback(os.close, disk)
-            with open(os.path.join(folder.path, saved.disk.name), "rb") as file:
+            with manifests.opened(folder.path, saved.disk) as file:
+                disk = scratch.nameless_file(paths.scratch_dir())
+                stack.callback(os.close, disk)
                 copy(file.fileno(), disk)
-        memory = os.open(os.path.join(folder.path, saved.memory.name), os.O_RDONLY | os.O_CLOEXEC)
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        stack.callback(os.close, reader)
-        threading.Thread(target=_feed, args=(memory, writer), daemon=True).start()
-        yield reader, disk
-
-
-def _feed(memory: int, writer: int) -> None:
-    """Give all that is packed in a file to whoever reads a pipe; ends with its reader.
-
-    What is damaged ends too early, which the reader notices.
-    """
-    zstd = compressed.zstd()
-    unpacker = zstd.ZstdDecompressor()
-    with contextlib.suppress(OSError, EOFError, zstd.ZstdError):
-        while not unpacker.eof:
-            packed = os.read(memory, _PIECE) if unpacker.needs_input else b""
-            if unpacker.needs_input and not packed:
-                break
-            data = memoryview(unpacker.decompress(packed, _PIECE))
-            while data:
-                data = data[os.write(writer, data) :]
-    os.close(writer)
-    os.close(memory)
+        with manifests.opened(folder.path, saved.memory) as file:
+            memory = Feed(os.dup(file.fileno()), stack)
+        yield memory, disk
 
 
 def _not_loaded(error: MachineError, console: str) -> MachineError:

@@ -46,8 +46,21 @@ def add_signal_option(group: argparse._ActionsContainer) -> None:
     )
 
 
-def checkpoint_from(options: argparse.Namespace) -> Checkpoint:
-    """Return what the options say of checkpoints."""
+def checkpoint_from(options: argparse.Namespace) -> Checkpoint | None:
+    """Return what the options say of checkpoints, None if there are to be none.
+
+    Raises UsageError if they make no sense without a folder: a job would not be saved after all.
+    """
+    if options.checkpoint_dir is None:
+        for name in ("checkpoint_on", "cpu_model"):
+            if getattr(options, name):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for machines that can be saved",
+                    hint="name the folder for that with --checkpoint-dir",
+                )
+        return None
+    if not options.checkpoint_dir:
+        raise UsageError("--checkpoint-dir '': that is no folder's name")
     model = None
     if options.cpu_model:
         from apppot.machine.cpumodel import CpuModel

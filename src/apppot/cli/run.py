@@ -49,8 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     request = run_request(options, options.command)
-    if options.checkpoint_dir is not None:
-        request = replace(request, checkpoint=checkpoint_from(options))
+    request = replace(request, checkpoint=checkpoint_from(options))
     save = wanted_from(options, options.save) if options.save else None
     return run_for_user(request, options.report, save)
 

@@ -53,7 +53,7 @@ def choose(wanted: EngineName | None = None, mode: UmlMode | None = None) -> Cho
     What works is tried once for each start of the host. Raises MachineError if nothing does. An
     engine that was named is never replaced by another one.
     """
-    name = wanted or _setting()
+    name = wanted or setting()
     if mode and name not in (EngineName.UML, EngineName.AUTO):
         raise UsageError(
             f"--uml-mode {mode} is for User-Mode Linux, and the engine is to be {name}",
@@ -68,7 +68,8 @@ def choose(wanted: EngineName | None = None, mode: UmlMode | None = None) -> Cho
     return _best() if name is EngineName.AUTO else Choice(name, "it was asked for")
 
 
-def _setting() -> EngineName:
+def setting() -> EngineName:
+    """Return the engine that the setting run.engine names; raises UsageError."""
     text = config.text("run.engine")
     try:
         return EngineName(text)

@@ -7,11 +7,15 @@ import contextlib
 import logging
 import os
 import socket
-from typing import Any, Self
+import time
+from typing import TYPE_CHECKING, Any, Self
 
 from qemu.qmp import QMPClient, QMPError
 
 from apppot.errors import MachineError
+
+if TYPE_CHECKING:
+    import threading
 
 PATIENCE = 30.0  # seconds that QEMU may take for an answer
 _LOOK = 0.005  # seconds between looks at what takes a while; versions differ in their events
@@ -60,9 +64,12 @@ class Monitor:
         """Write the state of memory and devices to a descriptor of a pipe, whole."""
         self._wait(self._save(target), "save the machine's memory", patience=None)
 
-    def wait_until_loaded(self) -> None:
-        """Wait until the state that QEMU was started with has been read."""
-        self._wait(self._loaded(), "load the machine's memory", patience=None)
+    def wait_until_loaded(self, given: threading.Event) -> None:
+        """Wait until the state that QEMU was started with has been read.
+
+        From when all of it was `given`, that may take as long as an answer.
+        """
+        self._wait(self._loaded(given), "load the machine's memory", patience=None)
 
     def facts(self) -> tuple[str, str]:
         """Return QEMU's version, and the name of its machine type with that one's version."""
@@ -102,6 +109,11 @@ class Monitor:
                 )
             await asyncio.sleep(_LOOK)
 
-    async def _loaded(self) -> None:
-        while (await self._ask("query-status", {}))["status"] == "inmigrate":  # noqa: ASYNC110
+    async def _loaded(self, given: threading.Event) -> None:
+        late = 0.0
+        while (await self._ask("query-status", {}))["status"] == "inmigrate":
+            if given.is_set():
+                late = late or time.monotonic() + PATIENCE
+                if time.monotonic() > late:
+                    raise TimeoutError
             await asyncio.sleep(_LOOK)

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ROUNDS = 400, FEW = 20, SOME = 200, TRACED = 50, PERIODS = 10 };
+enum { ROUNDS = 400, FEW = 20, SOME = 200, MOST = ROUNDS * 3 / 4, TRACED = 50, PERIODS = 10 };
 
 static _Atomic int turn, coming, here;
 static _Atomic long yields;
@@ -86,18 +86,21 @@ static void *visit(void *argument)
 static void one_that_is_alone(void)
 {
     pthread_t visitor;
-    long late = 0;
+    int late = 0;
 
     stay_on(0);
     pthread_create(&visitor, NULL, visit, NULL);
-    for (int i = 1; i <= ROUNDS; i++)
+    for (int i = 1; i <= ROUNDS; i++) {
+        long yielded = 0;
         while (atomic_load(&here) < i) {
-            late += atomic_load(&coming) == i;
+            yielded += atomic_load(&coming) == i;
             sched_yield();
         }
+        late += yielded > SOME;
+    }
     pthread_join(visitor, NULL);
-    if (late > SOME * ROUNDS)
-        fail("yields that nobody noticed, of one that was alone", late);
+    if (late > MOST) /* the others may be a busy host's, which has the visitor's CPU wait */
+        fail("visitors that one who yields alone noticed late", late);
 }
 
 /* A tracer sees each call. */

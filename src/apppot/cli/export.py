@@ -18,7 +18,9 @@ _FIRMWARE = ("bios", "uefi", "both")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("image", metavar="IMAGE", help="NAME[:TAG], a digest, or its beginning")
-    parser.add_argument("--output", "-o", metavar="FILE", required=True, help="the file to write")
+    parser.add_argument(
+        "--output", "-o", metavar="FILE", required=True, help="the file to write; '-': stdout"
+    )
     parser.add_argument(
         "--format",
         "-f",
@@ -76,13 +78,16 @@ def main(options: argparse.Namespace) -> int:
         from apppot.image.bootdisk.convert import Format as DiskFormat
 
         form = DiskFormat(options.format)
+        if options.output == "-":
+            raise UsageError(f"{options.format} is not written to standard output")
         size = disks.export(options.image, form, options.output, _request(options))
     else:
         from apppot.image import export
 
         _refuse(options)
         size = export.export(options.image, export.Format(options.format), options.output)
-    terminal.tell(f"{options.output}: {human(size)}")
+    if options.output != "-":
+        terminal.tell(f"{options.output}: {human(size)}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Make an image of a root file system.
 
-FILE is a tar archive of any compression, a squashfs, or a SIF file of Apptainer; or a folder, of
-which owners, devices and attributes are taken as they are.
+FILE is a tar archive of any compression, a squashfs or EROFS file system, or a SIF file of
+Apptainer; or a folder, of which owners, devices and attributes are taken as they are.
 """
 # ruff: noqa: N999  it is a keyword, and the verb all the same
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("source", metavar="FILE", help="an archive, a folder, a squashfs or a SIF")
+    add("source", metavar="FILE", help="an archive, a folder, a squashfs or a SIF; '-': stdin")
     add("name", metavar="NAME[:TAG]", help="the new image's name")
     add("--entrypoint", default="", metavar="WORDS", help="what is run, as words or a JSON list")
     add("--cmd", default="", metavar="WORDS", help="the command, or its usual arguments")

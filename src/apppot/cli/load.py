@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("--input", "-i", required=True, metavar="FILE", help="an archive, or a layout's folder")
+    add(
+        "--input",
+        "-i",
+        default="-",
+        metavar="FILE",
+        help="an archive, or a layout's folder (default: '-', standard input)",
+    )
     add("--name", default="", metavar="NAME[:TAG]", help="the image's name (default: its own)")
     add(
         "--platform",
@@ -23,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="OS/ARCH[/VARIANT]",
         help="which of several images (default: this computer's)",
     )
+    add("--quiet", "-q", action="store_true", help="show no progress")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -31,9 +38,8 @@ def main(options: argparse.Namespace) -> int:
     from apppot.image.loading import load
 
     with Progress() as progress:
-        loaded = load(
-            options.input, name=options.name, platform=options.platform, step=progress.step
-        )
+        step = (lambda _: None) if options.quiet else progress.step
+        loaded = load(options.input, name=options.name, platform=options.platform, step=step)
     for image in loaded:
         print(f"{image.name} {image.digest}")
     return 0

@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
     add("images", metavar="IMAGE", nargs="+", help="NAME[:TAG], a digest, or its beginning")
-    add("--output", "-o", required=True, metavar="FILE", help="'-' is standard output")
+    add("--output", "-o", default="-", metavar="FILE", help="default: '-', standard output")
     add(
         "--format",
         default="oci",

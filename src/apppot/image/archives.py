@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from apppot.errors import ImageError
-from apppot.image import compressed, model, tarread
+from apppot.image import compressed, inputs, model, tarread
 from apppot.image.registry import manifests
 from apppot.image.tarread import FILE, HARD_LINK, SYMLINK
 
@@ -132,11 +132,7 @@ def opened(path: str, folder: str) -> Iterator[Files]:
     if os.path.isdir(path):
         yield Folder(path)
         return
-    try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115  closed below
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror}") from error
-    with file, compressed.plain_file(file, folder) as plain:
+    with inputs.opened(path, folder) as file, compressed.plain_file(file, folder) as plain:
         yield Archive(plain, path)
 
 

@@ -11,17 +11,22 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
+import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
-from apppot.errors import ImageError
+from apppot import paths
+from apppot.errors import ImageError, UsageError
 from apppot.image.writer import umask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PREFIX = ".apppot-new-"
+STDOUT = "-"
 OLD = 24 * 60 * 60  # seconds: on a file system without locks, such a file's writer is dead
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS})
 
@@ -47,6 +52,30 @@ def whole(path: str, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
         if name:
             with suppress(FileNotFoundError):
                 os.unlink(name)
+
+
+@contextmanager
+def target(path: str, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """Give a file that becomes `path`, or, once it is whole, goes to standard output for `-`.
+
+    Raises UsageError or ImageError.
+    """
+    if path != STDOUT:
+        with explained(path), whole(path, mode=mode) as file:
+            yield file
+        return
+    check_stdout()
+    with explained("to standard output"), tempfile.TemporaryFile(dir=paths.scratch_dir()) as file:
+        yield file
+        file.seek(0)
+        shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def check_stdout() -> None:
+    """Raise UsageError if standard output is a terminal."""
+    if sys.stdout.isatty():
+        raise UsageError("an archive is not written to a terminal", hint="say -o FILE")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import IO, TYPE_CHECKING
 
-from apppot import process, worker
+from apppot import paths, process, worker
 from apppot.image import aside, changes, erofs, saving, sif, store, tarread, tarstream
 
 if TYPE_CHECKING:
@@ -30,18 +30,19 @@ class Format(StrEnum):
 def export(name: str, form: Format, path: str) -> int:
     """Write an image to a file, whole or not at all; return its size. Raises AppPotError."""
     image = store.resolve(name)
-    changes.check_target(path)
+    if path != aside.STDOUT:
+        changes.check_target(path)
     if form is Format.OCI:
         from apppot.image import loading
 
         loading.save([name], path)
-        return os.path.getsize(path)
+        return os.path.getsize(path) if path != aside.STDOUT else 0
     if form in (Format.SQUASHFS, Format.SIF):
         _squash_program()  # before the long work
-    folder = os.path.dirname(os.path.abspath(path))
+    beside = os.path.dirname(os.path.abspath(path))
+    folder = paths.scratch_dir() if path == aside.STDOUT else beside
     with (
-        aside.explained(path),
-        aside.whole(path, mode=0o777 if form is Format.SIF else 0o666) as file,
+        aside.target(path, mode=0o777 if form is Format.SIF else 0o666) as file,
         merged(image) as archive,
     ):
         if form is Format.TAR:
@@ -54,7 +55,7 @@ def export(name: str, form: Format, path: str) -> int:
             with tempfile.TemporaryFile(dir=folder) as inner:
                 _squash(archive, aside.path_of(inner), folder)
                 sif.write(aside.path_of(inner), aside.path_of(file), created=saving.now())
-    return os.path.getsize(path)
+        return os.path.getsize(aside.path_of(file))
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
-from apppot.image import arrival, compressed, erofs, reference, tarwrite, writer
+from apppot.image import arrival, aside, compressed, erofs, inputs, reference, tarwrite, writer
 from apppot.image.model import DEFAULT_PATH, Layer
 from apppot.image.saving import now
 from apppot.image.store import BLOBS, stores
 from apppot.image.tarread import (
+    BLOCK,
     BLOCK_DEVICE,
     CHARACTER,
     FIFO,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SQUASHFS_MAGIC = b"hsqs"
+EROFS_MAGIC, EROFS_MAGIC_AT = b"\xe2\xe1\xf5\xe0", 1024
 READ_AT_ONCE = 1024  # bytes: what Linux's squashfs reads is in such blocks
 SQUASHFS_SIZE = 96  # of its superblock
 SIF_MAGIC = b"SIF_MAGIC\0"
@@ -96,31 +98,52 @@ def _archive(
         step(f"reading {path}")
         pack(path, room)
         return room, ()
-    try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115  the caller's, or closed below
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror}") from error
+    file = inputs.opened(path, folder)
+    if _is_erofs(file):
+        with file:
+            step("archiving it in a machine")
+            _unpacked(file, 0, file.seek(0, os.SEEK_END), "", room)
+        return room, ()
+    file.seek(0)
     begin = file.read(SIF_MAGIC_AT + len(SIF_MAGIC))
     is_sif = begin[SIF_MAGIC_AT:] == SIF_MAGIC
     if not is_sif and not begin.startswith(SQUASHFS_MAGIC):
         step(f"reading {path}")
         plain = compressed.plain_file(file, folder)
+        _check_archive(plain, path)
         if plain is not file:
             file.close()
         return plain, ()
     with file:
         offset = sif_partition(file, path) if is_sif else 0
         size = squashfs_size(file, offset, path)
-    step("archiving it in a machine")
-    _unpacked(path, offset, size, room)
+        step("archiving it in a machine")
+        _unpacked(file, offset, size, "squashfs", room)
     return room, (SIF_RUN,) if is_sif else ()
 
 
-def _unpacked(path: str, offset: int, size: int, room: IO[bytes]) -> None:
+def _unpacked(file: IO[bytes], offset: int, size: int, kind: str, room: IO[bytes]) -> None:
+    """Let a machine archive a file system; `kind` is '' for EROFS."""
     from apppot import worker
 
-    layer = Layer("", size, os.path.abspath(path), offset=offset, type="squashfs")
+    layer = Layer("", size, aside.path_of(file), offset=offset, type=kind)
     worker.archive((layer,), ("layer", "0"), room.fileno())
+
+
+def _is_erofs(file: IO[bytes]) -> bool:
+    file.seek(EROFS_MAGIC_AT)
+    return file.read(len(EROFS_MAGIC)) == EROFS_MAGIC
+
+
+def _check_archive(file: IO[bytes], path: str) -> None:
+    """Refuse what only begins as an archive without files does; raises ImageError."""
+    file.seek(0)
+    if not file.read(BLOCK).strip(b"\0"):
+        raise ImageError(
+            f"{path} has no files: it is no archive of a root file system",
+            hint=f"if it is a disk image, run it as it is: apppot run ./{os.path.basename(path)}",
+        )
+    file.seek(0)
 
 
 def squashfs_size(file: IO[bytes], offset: int, path: str) -> int:

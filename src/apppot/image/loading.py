@@ -130,11 +130,11 @@ def save(
 @contextmanager
 def _target(path: str) -> Iterator[IO[bytes]]:
     """Give the file to write to, which gets its name when it is whole; raises ImageError."""
-    if path == "-":
-        if sys.stdout.isatty():
-            raise UsageError("an archive is not written to a terminal", hint="say -o FILE")
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+    if path == aside.STDOUT:
+        aside.check_stdout()
+        with aside.explained("to standard output"):
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
         return
     with aside.explained(path), aside.whole(path) as file:
         yield file

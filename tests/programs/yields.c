@@ -42,7 +42,6 @@ static void *take_turns(void *argument)
 {
     int me = argument != NULL;
 
-    stay_on(0);
     for (int i = 0; i < ROUNDS; i++) {
         while (atomic_load(&turn) != me) {
             sched_yield();
@@ -58,6 +57,7 @@ static void two_that_are_ready(void)
 {
     pthread_t other;
 
+    stay_on(0); /* where the other one begins, too */
     pthread_create(&other, NULL, take_turns, "other");
     take_turns(NULL);
     pthread_join(other, NULL);

@@ -112,7 +112,7 @@ def _recorded_base(image: Image) -> Base:
 
 
 def save_image(
-    path: str, subject: Subject, patterns: Sequence[str], how: Pressing = pressing.USUAL
+    path: str, subject: Subject, patterns: Sequence[str], how: Pressing | None = None
 ) -> Made:
     """Write the changes of an image to a file; raises AppPotError."""
     with archived(subject) as archive:
@@ -120,7 +120,7 @@ def save_image(
 
 
 def save_machine(
-    path: str, ident: str, patterns: Sequence[str], how: Pressing = pressing.USUAL
+    path: str, ident: str, patterns: Sequence[str], how: Pressing | None = None
 ) -> Made:
     """Write what a running machine has changed so far to a file; raises AppPotError."""
     machine = rundir.select(ident)
@@ -187,7 +187,7 @@ def write(
     base: Base,
     config: dict[str, Any],
     patterns: Sequence[str] = (),
-    how: Pressing = pressing.USUAL,
+    how: Pressing | None = None,
 ) -> Made:
     """Write a changes file from an archive in OCI's form: whole, or not at all.
 
@@ -196,7 +196,7 @@ def write(
     check_target(path)
     with aside.explained(path), aside.whole(path) as file:
         target = aside.path_of(file)
-        options, without = pressing.options(how), left_out(patterns)
+        options, without = pressing.options(how or pressing.wanted()), left_out(patterns)
         made = erofs.make(archive, target, options=options, without=without)
         size = file.seek(0, os.SEEK_END)
         file.write(bytes(-size % changefile.BLOCK))

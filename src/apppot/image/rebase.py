@@ -94,7 +94,7 @@ def _pressing(subject: Subject) -> Pressing:
     (layer, *_) = subject.own
     if changefile.is_changes(layer.path):
         return pressing.of_file(layer.path)
-    return pressing.USUAL
+    return pressing.wanted()
 
 
 def _write(

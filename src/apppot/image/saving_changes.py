@@ -20,7 +20,7 @@ def save(
     patterns: Sequence[str],
     *,
     base: str = "",
-    method: str = pressing.Method.ZSTD,
+    method: str = "",
     level: int = 0,
 ) -> Made:
     """Write the changes of an image or of a running machine to a file; raises AppPotError."""

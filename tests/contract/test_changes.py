@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -141,6 +142,10 @@ def test_a_bundle_runs_alone(saved: tuple[AppPot, str]) -> None:
     for _ in range(2):
         ran = _outside(words, where)
         assert (ran.returncode, ran.stdout) == (7, b"new\n"), ran.stderr
+    os.chmod(box, 0o644)  # as on a file system without execution
+    ran = _outside([sys.executable, *words], where)
+    assert (ran.returncode, ran.stdout) == (7, b"new\n"), ran.stderr
+    os.chmod(box, 0o755)
     checked = _outside([box, "--apppot-verify"], where)
     assert checked.returncode == 0, checked.stderr
     size = os.path.getsize(box)

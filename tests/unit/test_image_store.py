@@ -106,6 +106,13 @@ def test_rm_keeps_what_others_need(store: Store) -> None:
     assert removed.size > len(b"basechanges")
 
 
+def test_a_folder_among_the_blobs_is_in_nobodys_way(store: Store) -> None:
+    add(store, "a:1", b"x")
+    os.mkdir(store.blob_path(f"sha256:{'3' * 64}"))
+    assert store.remove(["a:1"]).blobs == 3
+    assert store.clean().blobs == 0
+
+
 def test_rm_removes_all_or_nothing(store: Store) -> None:
     add(store, "a:1", b"a")
     with pytest.raises(ImageError, match="there is no image 'b:1'"):

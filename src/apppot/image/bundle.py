@@ -55,6 +55,11 @@ echo "apppot: Python 3.11 or newer is needed, and there is none in PATH" >&2
 exit 125
 """
 _LOADER = "bundleloader.py"
+# `python3 FILE` runs it too, where the file may not be executed: Python looks into the archive.
+_MAIN = """import os, sys
+os.environ.setdefault("BUNDLE_PYTHONS", sys.executable or "python3")
+os.execv("/bin/sh", ["sh", *sys.argv])
+"""
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # that ZIP can tell
 
 
@@ -162,6 +167,7 @@ def _code(kit: kits.Kit | None) -> bytes:
     """Return an archive of AppPot's package, and of the kit."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr(zipfile.ZipInfo("__main__.py", _OLDEST), _MAIN)
         for name, path in _files(kit):
             member = zipfile.ZipInfo(name, _OLDEST)
             member.compress_type = zipfile.ZIP_DEFLATED

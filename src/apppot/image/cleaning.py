@@ -150,8 +150,12 @@ def _unused(
         if entry.manifest.digest not in used:
             used.update(usage.blobs_of(store, entry.manifest))
     used.update(usage.used_by_others(store, stores()))
-    names = (name for name in sorted(os.listdir(folder)) if is_digest(f"sha256:{name}"))
-    return temporaries, [os.path.join(folder, n) for n in names if f"sha256:{n}" not in used]
+    with os.scandir(folder) as found:  # not folders, which are nobody's work: fsck tells of them
+        names = sorted(each.name for each in found if not each.is_dir(follow_symlinks=False))
+    unused = (
+        name for name in names if is_digest(f"sha256:{name}") and f"sha256:{name}" not in used
+    )
+    return temporaries, [os.path.join(folder, name) for name in unused]
 
 
 def _listed(temporaries: list[str], blobs: list[str]) -> Cleaned:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
-from apppot.errors import ImageError
+from apppot.errors import ImageError, UsageError
 from apppot.image import aside, saving
 
 if TYPE_CHECKING:
@@ -148,3 +148,19 @@ def test_rescued_changes_are_not_copied(tmp_path: Path, monkeypatch: pytest.Monk
         archive.flush()
         path = saving._rescue(archive)
         assert os.stat(path).st_ino == os.fstat(descriptor).st_ino
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a device", "folder"])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "target"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(os.devnull)
+    before = path.lstat().st_ino
+    with pytest.raises(UsageError, match="a file is to be written"):
+        write(path, b"new")
+    assert path.lstat().st_ino == before
+    assert os.listdir(tmp_path) == ["target"]

@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -31,12 +32,26 @@ OLD = 24 * 60 * 60  # seconds: on a file system without locks, such a file's wri
 _NO_NAMELESS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS})
 
 
+def check(path: str) -> None:
+    """Raise UsageError if `path` is there and no file: a new file would take its place."""
+    with suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise UsageError(f"{path} is a folder; a file is to be written")
+        if not stat.S_ISREG(mode):
+            raise UsageError(
+                f"{path} is a device, a pipe or a socket; a file is to be written",
+                hint="write a file, and copy that",
+            )
+
+
 @contextmanager
 def whole(path: str, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Give a file that is to be `path`, and replaces it, if no error ends the context.
 
-    Raises OSError.
+    Raises OSError, or UsageError if it can be none.
     """
+    check(path)
     folder = os.path.dirname(os.path.abspath(path))
     descriptor, name = _new(folder)
     try:

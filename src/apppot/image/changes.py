@@ -170,9 +170,8 @@ def temporary() -> Iterator[IO[bytes]]:
 
 def check_target(path: str, *, replace: bool = True) -> None:
     """Check early that a file can be written; raises UsageError."""
+    aside.check(path)
     folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path):
-        raise UsageError(f"{path} is a folder; a file is to be written")
     if not os.path.isdir(folder):
         raise UsageError(f"cannot write {path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):

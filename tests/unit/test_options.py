@@ -56,11 +56,28 @@ def test_everything() -> None:
         ("--kernel-arg", "apppot.channel=/dev/null"),
         ("--cpus", "65"),
         ("--memory", "63M"),
+        ("--hostname", "a b"),
     ],
 )
 def test_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(UsageError):
         _request(*words, "image")
+
+
+@pytest.mark.parametrize(
+    ("option", "choice"), [("--engine", "tcg"), ("--network", "none"), ("--uml-mode", "ptrace")]
+)
+def test_what_may_be_chosen_is_told(option: str, choice: str) -> None:
+    with pytest.raises(UsageError, match=f"invalid choice: 'qemu' .choose from .*{choice}"):
+        _request(option, "qemu", "image")
+
+
+def test_a_disk_has_a_host_name_that_its_kernel_takes() -> None:
+    words = ["export", "image", "--format", "raw", "-o", "disk", "--hostname"]
+    assert parse([*words, "node-1.x"])[1].hostname == "node-1.x"
+    for bad in ("a b", "a\n127.0.0.1 b", "x" * 65, ""):
+        with pytest.raises(UsageError, match="not a host name"):
+            parse([*words, bad])
 
 
 def test_identities() -> None:

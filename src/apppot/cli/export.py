@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from apppot.cli.options import hostname
+
 if TYPE_CHECKING:
     import argparse
 
@@ -54,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a public key that may log in as root, if the image has an sshd",
     )
-    disk.add_argument("--hostname", metavar="NAME", help="default: apppot")
+    disk.add_argument("--hostname", type=hostname, metavar="NAME", help="default: apppot")
     disk.add_argument(
         "--host-folder",
         metavar="DIR",

@@ -14,9 +14,12 @@ from apppot.request import RunRequest
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from apppot.image.saving import Wanted
+
+    _Kind = TypeVar("_Kind")
 
 _HOSTNAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9-]{1,63})*\Z"
 # Kernel parameters that the engine sets itself; a second value would undo what it promises.
@@ -46,7 +49,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="put the changes in FILE ('apppot changes save') on the image; several are stacked",
     )
-    machine.add_argument("--hostname", type=_hostname, default="apppot", help="host name (apppot)")
+    machine.add_argument("--hostname", type=hostname, default="apppot", help="host name (apppot)")
     machine.add_argument(
         "--kernel-arg",
         type=_kernel_argument,
@@ -58,7 +61,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     add_engine_option(machine)
     machine.add_argument(
         "--uml-mode",
-        type=UmlMode,
+        type=_one_of(UmlMode),
         choices=list(UmlMode),
         help="how User-Mode Linux catches system calls (the best that works here)",
     )
@@ -119,7 +122,7 @@ def add_network_option(group: argparse._ActionsContainer) -> None:
     """Add the option that says what a machine reaches of the network."""
     group.add_argument(
         "--network",
-        type=Network,
+        type=_one_of(Network),
         choices=list(Network),
         default=Network.USER,
         help="outbound connections, or none at all (user)",
@@ -130,7 +133,7 @@ def add_engine_option(group: argparse._ActionsContainer) -> None:
     """Add the option that says who runs the guest's kernel."""
     group.add_argument(
         "--engine",
-        type=EngineName,
+        type=_one_of(EngineName),
         choices=list(EngineName),
         help="who runs the guest's kernel (auto: kvm if it works here, else uml, else tcg)",
     )
@@ -253,7 +256,20 @@ def memory_from(options: argparse.Namespace) -> int | None:
     return size
 
 
-def _hostname(text: str) -> str:
+def _one_of(kind: Callable[[str], _Kind]) -> Callable[[str], _Kind | str]:
+    """Return a reader of words, which leaves to argparse to name the choices for a wrong one."""
+
+    def read(text: str) -> _Kind | str:
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+
+    return read
+
+
+def hostname(text: str) -> str:
+    """Return the name of a host; raises UsageError if it can be none."""
     if not re.match(_HOSTNAME, text) or len(text) > 64:  # noqa: PLR2004  sethostname(2)
         raise UsageError(f"--hostname {text!r} is not a host name")
     return text

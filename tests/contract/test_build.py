@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tarfile
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -322,3 +325,40 @@ def test_packages_are_installed(builder: Builder) -> None:
     assert builder.run("stat -c '%a %U:%G' /usr/bin/at; stat -c %U:%G /var/spool/cron/atjobs") == (
         "6755 daemon:daemon\ndaemon:daemon\n"
     )
+
+
+class Web(SimpleHTTPRequestHandler):
+    """The context's folder, on loopback."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_add_fetches_from_web_servers(builder: Builder) -> None:
+    builder.write(file="local", web__one="1", web__two="2")
+    with tarfile.open(builder.path("web__a.tar"), "w") as tar:
+        tar.add(builder.path("file"), "inner")
+    folder = builder.path("web")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Web, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        text = f"""FROM ${{BASE}}
+ADD {url}/one /named
+ADD --chown=5 {url}/one {url}/two file {url}/a.tar /in/
+"""
+        assert cached(builder.good(text)) == [False, False]
+        assert cached(builder.good(text)) == [True, True]
+        builder.write(web__two="3")
+        assert cached(builder.good(text)) == [True, False]
+        missing = builder.build(f"FROM ${{BASE}}\nADD {url}/none /x")
+        assert (missing.status, "404" in missing.complaint) == (1, True)
+        server.shutdown()
+    found = looked(builder, f"cd /in; cat /named one two file; echo; {STAT} /named *")
+    assert found == [
+        "113local",
+        "/named 600 0:0 f",
+        "a.tar 600 5:5 f",
+        "file 644 5:5 f",
+        "one 600 5:5 f",
+        "two 600 5:5 f",
+    ]

@@ -124,7 +124,6 @@ Y
         ("FROM a\nCOPY a b c", 2, "needs a folder"),
         ("FROM a\nCOPY --chmod=u+x a b", 2, "not octal"),
         ("FROM a\nCOPY --chown=a:b:c a b", 2, "USER[:GROUP]"),
-        ("FROM a\nADD http://x/y z", 2, "known beforehand"),
         ("FROM a\nADD git@x:y z", 2, "web servers"),
         ("FROM a\nADD --checksum=md5:1 http://x/y z", 2, "--checksum"),
         ("FROM a\nRUN", 2, "needs an argument"),
@@ -285,6 +284,8 @@ def test_copies() -> None:
     digest = "sha256:" + "0" * 64
     (add,) = actions(f"FROM a\nADD --checksum={digest} https://x/y.tar /d/")
     assert (add.unpack, add.checksum) == (True, digest)
+    (add,) = actions("FROM a\nADD a https://x/y.tar /d/")
+    assert (add.sources, add.checksum) == (("a", "https://x/y.tar"), "")
 
 
 def test_folders() -> None:
@@ -313,7 +314,7 @@ def test_configuration() -> None:
     text = """FROM a
 LABEL "a b"="c d" e=$none
 LABEL e=f
-EXPOSE 80 443/udp 1-2
+EXPOSE 80 443/UDP 1-2
 VOLUME /v
 VOLUME ["/x y", "/z"]
 STOPSIGNAL SIGINT

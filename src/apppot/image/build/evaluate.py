@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from apppot.image import containerfile
-from apppot.image.build import words
+from apppot.image.build import fetching, words
 from apppot.image.build.model import (
     SHELL,
     Config,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from apppot.image.build.model import Stage
     from apppot.image.containerfile import Containerfile, Heredoc, Instruction
 
-_PORT = re.compile(r"\d+(-\d+)?(/(tcp|udp|sctp))?\Z")
+_PORT = re.compile(r"\d+(-\d+)?(/(tcp|udp|sctp))?\Z", re.IGNORECASE)
 _MODE = re.compile(r"[0-7]{1,5}\Z")
 _OWNER = re.compile(r"[^:\s]+(:[^:\s]+)?\Z")
 _URL = re.compile(r"(?:https?|ftp|git|ssh)://|git@")
@@ -183,7 +183,7 @@ class _State:
         for word in " ".join(self._words(instruction)).split():
             if not _PORT.match(word):
                 raise self._wrong(instruction, f"EXPOSE {word} is not PORT[-PORT][/tcp|udp]")
-            ports[word if "/" in word else f"{word}/tcp"] = None
+            ports[word.lower() if "/" in word else f"{word}/tcp"] = None
         self.config = replace(self.config, ports=tuple(ports))
 
     def _volume(self, instruction: Instruction) -> None:
@@ -322,15 +322,9 @@ class _State:
                 raise self._wrong(instruction, "--checksum=sha256:DIGEST belongs to one URL alone")
             found = replace(found, checksum=checksum)
         for url in urls:
-            if not url.startswith(("http://", "https://")):
+            if not fetching.is_address(url):
                 raise self._wrong(
                     instruction, f"ADD {url}: only files of web servers", "use RUN git clone"
-                )
-            if not checksum:
-                raise self._wrong(
-                    instruction,
-                    f"ADD {url}: what is fetched must be known beforehand",
-                    "add --checksum=sha256:DIGEST, or fetch it with RUN curl",
                 )
         return found
 

@@ -1,4 +1,4 @@
-"""Fetch a file for ADD from a web server; its digest is known beforehand."""
+"""Fetch files for ADD from web servers; a digest that is known beforehand is checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from apppot.errors import ImageError
 from apppot.image.build import packing
-from apppot.image.build.context import Item, Selection
+from apppot.image.build.context import Item
 from apppot.image.registry import authorities
 
 if TYPE_CHECKING:
@@ -25,8 +25,16 @@ BIGGEST = 64 << 30
 _BILLION = 10**9
 
 
-def fetch(url: str, checksum: str, stack: ExitStack) -> Selection:
-    """Return a file of a web server as something to copy; raises ImageError."""
+def is_address(source: str) -> bool:
+    """Tell whether a source of ADD is on a web server."""
+    return source.startswith(("http://", "https://"))
+
+
+def fetch(url: str, checksum: str, stack: ExitStack) -> Item:
+    """Return a file of a web server as something to copy; raises ImageError.
+
+    `checksum` is '' if nobody has said it.
+    """
     name = unquote(posixpath.basename(urlsplit(url).path))
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise ImageError(f"ADD {url}: the address does not end with a file's name")
@@ -44,14 +52,14 @@ def fetch(url: str, checksum: str, stack: ExitStack) -> Selection:
                 target.write(piece)
         target.flush()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        told = isinstance(error, urllib.error.HTTPError)  # with its number
+        reason = error if told else getattr(error, "reason", None) or error
         raise ImageError(f"ADD {url}: {reason}", hint="is the address right?") from error
     found = f"sha256:{state.hexdigest()}"
-    if found != checksum:
+    if checksum and found != checksum:
         raise ImageError(
             f"ADD {url}: it has the digest {found}, not {checksum}",
             hint="the file has changed, or something on the way has changed it",
         )
     mtime = mktime_tz(modified) * _BILLION if modified else 0
-    item = Item(name, target.name, stat.S_IFREG | 0o600, size, mtime)
-    return Selection((item,), alone=True)
+    return Item(name, target.name, stat.S_IFREG | 0o600, size, mtime)

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING
 
 from apppot.errors import AppPotError, ImageError, MachineError
@@ -180,9 +181,10 @@ class Worker:
                 key = cache.copy_key(state, copy, f"{copy.sources[0]} {copy.checksum}")
                 if known := self._known.find(key):
                     return known, True
-                selection = fetching.fetch(copy.sources[0], copy.checksum, stack)
+                item = fetching.fetch(copy.sources[0], copy.checksum, stack)
+                selection = context.Selection((item,), alone=True)
             else:
-                selection = self._files.select(copy, wrong)
+                selection = self._selected(copy, wrong, stack)
                 alone = "alone" if selection.alone else "below"
                 key = cache.copy_key(state, copy, f"{alone} {context.digest(selection, copy)}")
                 if known := self._known.find(key):
@@ -190,6 +192,22 @@ class Worker:
             archive = stack.enter_context(packing.temporary())
             packing.pack(selection.items, archive, mode=copy.mode)
             return self._unpacked(copy, state, archive, selection.alone, stack, key)
+
+    def _selected(
+        self, copy: Copy, wrong: Callable[[str, str], UsageError], stack: ExitStack
+    ) -> context.Selection:
+        """Return what is to be copied. Addresses are fetched each time: they may have changed."""
+        urls = [each for each in copy.sources if copy.unpack and fetching.is_address(each)]
+        if not urls:
+            return self._files.select(copy, wrong)
+        paths = tuple(each for each in copy.sources if each not in urls)
+        found: tuple[context.Item, ...] = ()
+        if paths or copy.files:
+            found = self._files.select(replace(copy, sources=paths), wrong).items
+            found = tuple(each for each in found if each.name != ".")
+        fetched = {item.name: item for item in (fetching.fetch(url, "", stack) for url in urls)}
+        items = (*(each for each in found if each.name not in fetched), *fetched.values())
+        return context.Selection(items, alone=len(copy.sources) + len(copy.files) == 1)
 
     def _unpacked(
         self,

@@ -62,7 +62,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--uml-mode",
         type=_one_of(UmlMode),
-        choices=list(UmlMode),
+        choices=list(map(str, UmlMode)),
         help="how User-Mode Linux catches system calls (the best that works here)",
     )
     reach = parser.add_argument_group("what it reaches")
@@ -123,7 +123,7 @@ def add_network_option(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--network",
         type=_one_of(Network),
-        choices=list(Network),
+        choices=list(map(str, Network)),
         default=Network.USER,
         help="outbound connections, or none at all (user)",
     )
@@ -134,7 +134,7 @@ def add_engine_option(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--engine",
         type=_one_of(EngineName),
-        choices=list(EngineName),
+        choices=list(map(str, EngineName)),
         help="who runs the guest's kernel (auto: kvm if it works here, else uml, else tcg)",
     )
 

@@ -195,7 +195,7 @@ def _check_alone(session: Session, payload: Command) -> None:
         raise MachineError("the payload does not run (any more)")
     if len(running) > 1:
         raise MachineError(
-            f"besides the payload, {len(running) - 1} commands of 'apppot exec' run in the machine",
+            f"besides the payload, the machine runs commands of 'apppot exec': {len(running) - 1}",
             hint="their callers could not be given their output later: wait until they have ended",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import pwd
 import select
@@ -36,6 +37,10 @@ def _missing() -> str:
     drivers = Path("/usr/lib").glob("**/libvirt/connection-driver/libvirt_driver_qemu.so")
     if not (next(drivers, None) or Path("/usr/lib64/libvirt/connection-driver").exists()):
         return "libvirtd has no driver for QEMU (libvirt-daemon-driver-qemu)"
+    try:
+        pwd.getpwuid(os.geteuid()), grp.getgrgid(os.getegid())
+    except KeyError as error:
+        return f"libvirtd does not start for a user or group without a name ({error.args[0]})"
     return lacking(kit.PC_KERNEL, kit.KEEPER, kit.BIOS_LOADER)
 
 

@@ -362,3 +362,15 @@ ADD --chown=5 {url}/one {url}/two file {url}/a.tar /in/
         "one 600 5:5 f",
         "two 600 5:5 f",
     ]
+
+
+def test_an_image_gets_several_names(builder: Builder) -> None:
+    builder.write(Containerfile=f"FROM {IMAGE}\nRUN echo one >/one")
+    done = builder.apppot.call(builder.words("-t", "other:2", "--tag=made:latest"))
+    assert done.status == 0, done.complaint
+    names = dict(line.split() for line in done.text.splitlines())
+    assert list(names) == ["made:latest", "other:2"]
+    assert len(set(names.values())) == 1
+    assert builder.run("cat /one", "other:2") == "one\n"
+    quiet = builder.apppot.call(builder.words("-q", "-t", "other:2"))
+    assert quiet.text.split() == [names["other:2"]]

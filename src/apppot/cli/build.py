@@ -23,8 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tag",
         "-t",
         required=True,
+        action="append",
         metavar="NAME[:TAG]",
-        help="the image's name; an image that has it is replaced",
+        help="the image's name; an image that has it is replaced. It can be given again",
     )
     add(
         "--file",
@@ -61,7 +62,7 @@ def main(options: argparse.Namespace) -> int:
     from apppot.image.build.machines import DISK, Machine
 
     request = Request(
-        name=options.tag,
+        names=tuple(options.tag),
         folder=options.folder,
         file=options.file,
         arguments=tuple(options.build_arg),
@@ -78,7 +79,11 @@ def main(options: argparse.Namespace) -> int:
         ),
     )
     built = build(request, Steps(quiet=options.quiet))
-    print(built.digest if options.quiet else f"{built.name} {built.digest}")
+    for name in built.names:
+        if not options.quiet:
+            print(f"{name} {built.digest}")
+    if options.quiet:
+        print(built.digest)
     return 0
 
 

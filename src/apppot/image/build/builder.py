@@ -36,7 +36,7 @@ _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 class Request:
     """What is to be built. `arguments`: None is the value of the caller's environment."""
 
-    name: str
+    names: tuple[str, ...]
     folder: str
     machine: Machine
     file: str = ""
@@ -51,7 +51,7 @@ class Request:
 class Built:
     """What has been built; `cached` of its `steps` were known already."""
 
-    name: str
+    names: tuple[str, ...]
     digest: str
     steps: int
     cached: int
@@ -97,7 +97,7 @@ def build(request: Request, show: Show) -> Built:
 
     The store gets the image whole or not at all; results of steps stay for the next time.
     """
-    name = reference.parse_name(request.name).full
+    names = tuple(dict.fromkeys(reference.parse_name(name).full for name in request.names))
     file, path = read(request)
     given = arguments(request.arguments)
     plan = planner.plan(file, given, request.target)
@@ -128,8 +128,8 @@ def build(request: Request, show: Show) -> Built:
                 f"{file.name}: the image would have no files: there is nothing to boot",
                 hint="COPY something into it",
             )
-        digest = _finish(name, planned, done, adding)
-    return Built(name, digest, total, done.cached)
+        digest = _finish(names, planned, done, adding)
+    return Built(names, digest, total, done.cached)
 
 
 def read(request: Request) -> tuple[Containerfile, str]:
@@ -254,8 +254,8 @@ def _do(
     return after
 
 
-def _finish(name: str, planned: list[_Planned], done: _Done, adding: Writer) -> str:
-    """Add the target's image to the store under its name; return its digest."""
+def _finish(names: tuple[str, ...], planned: list[_Planned], done: _Done, adding: Writer) -> str:
+    """Add the target's image to the store under its names; return its digest."""
     last = planned[-1]
     state = done.states[last.stage.index]
     document = dict(last.document)
@@ -283,7 +283,11 @@ def _finish(name: str, planned: list[_Planned], done: _Done, adding: Writer) -> 
             f"{NAMESPACE}base.digest": root.digest,
             f"{NAMESPACE}base.chain": root.state.chain,
         }
-    return adding.image(name, state.layers, document, annotations=annotations, replace=True)
+    made = [
+        adding.image(name, state.layers, document, annotations=annotations, replace=True)
+        for name in names
+    ]
+    return made[0]
 
 
 def _root(last: _Planned, planned: list[_Planned]) -> Base:

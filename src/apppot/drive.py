@@ -59,6 +59,7 @@ class Driver:
         stdio: tuple[int, int, int],
         time_limit: float | None,
         grace: float,
+        ending: tuple[int, ...] = (signal.SIGTERM,),
         preparing: Preparer | None = None,
         signals: bool = True,
         capture: Capture | None = None,
@@ -74,6 +75,7 @@ class Driver:
         self._stdio = stdio
         self._time_limit = time_limit
         self._grace = grace
+        self._ending = ending
         self._notice = notice
         self._preparing = preparing
         self._heeds_signals = signals  # only the main thread can
@@ -281,7 +283,7 @@ class Driver:
             self._early_signal = number
             self._phase = Phase.DOWN
             self._loop.stop()
-        elif number == signal.SIGTERM:
+        elif number in self._ending:
             self._terminate(Source.FORCED, number)
         else:
             self._relay(number)
@@ -308,7 +310,7 @@ class Driver:
         self._terminate(Source.TIME_LIMIT, signal.SIGTERM)
 
     def _terminate(self, cause: Source, number: int) -> None:
-        """Pass the first TERM on and start the grace period; power off at the second."""
+        """Pass the first signal on and start the grace period; power off at the second."""
         now = time.monotonic()
         if self._terminated is not None:
             if now - self._terminated > SAME_REQUEST:

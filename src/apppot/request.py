@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from apppot.lean import TYPE_CHECKING, dataclass
 from apppot.machine.model import EngineName, Network, Share, UmlMode
 
@@ -45,6 +47,7 @@ class RunRequest:
     hostname: str = "apppot"
     time_limit: float | None = None
     grace: float = 20.0
+    ending: tuple[int, ...] = (signal.SIGTERM,)  # these end the payload, by force after the grace
     terminal: bool = False
     verbose: bool = False
     engine: EngineName | None = None  # None: by the setting run.engine

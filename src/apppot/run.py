@@ -299,6 +299,7 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             stdio=request.stdio,
             time_limit=request.time_limit,
             grace=request.grace,
+            ending=request.ending,
             preparing=_preparer(request, session),
             signals=request.serving is None,
             capture=capture,

@@ -61,8 +61,9 @@ def test_base_that_is_not_there(builder: Builder) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_build_leaves_nothing(builder: Builder, number: int) -> None:
-    builder.write(Containerfile=f"FROM {IMAGE}\nRUN echo begun; sleep 1000")
+@pytest.mark.parametrize("deaf", ["", "trap '' INT TERM; "])
+def test_an_interrupted_build_leaves_nothing(builder: Builder, number: int, deaf: str) -> None:
+    builder.write(Containerfile=f"FROM {IMAGE}\nRUN {deaf}echo begun; sleep 1000")
     process = subprocess.Popen(
         builder.words("--no-cache"),
         cwd=builder.apppot.job,

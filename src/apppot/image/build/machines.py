@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 DISK = 64 << 30  # takes space only as it fills
 MEMORY = 1 << 30
 EMPTY = 1024  # an archive without entries: two blocks of zeros
+# A build that is interrupted ends, whatever its command makes of that: in this time, in seconds.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+GRACE = 5.0
 _LITTLE = 64 << 20
 _ROOT = ("", "0", "root", "0:0", "root:root", "0:root", "root:0")
 # The image's best shell, with the step's own environment, which a login shell would change.
@@ -115,6 +119,8 @@ def _request(
         engine=machine.engine,
         user="root",
         image_user=own,
+        grace=GRACE,
+        ending=ENDING,
         workdir=os.fsencode(step.directory),
         hostname="build",
         stdio=stdio,

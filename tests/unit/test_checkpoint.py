@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -218,6 +219,22 @@ def test_levels_of_processors() -> None:
             assert cpumodel.qemu_model(model, vendor).endswith(",enforce")
     assert cpumodel.qemu_model(CpuModel.V3, "AuthenticAMD").startswith("EPYC,")
     assert "-x2apic" in cpumodel.qemu_model(CpuModel.V3, "")
+
+
+def test_a_disk_that_cannot_be_copied_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("APPPOT_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(restoring, "copy", full)
+    (tmp_path / "disk-1").write_bytes(b"disk")
+    manifest = saved(Blob("memory-1", 7), Blob("disk-1", 4))
+    with contextlib.ExitStack() as stack:
+        folder = Folder(str(tmp_path), stack)
+        with pytest.raises(MachineError, match=f"copied to {tmp_path}: No space"):
+            stack.enter_context(restoring.saved_files(folder, manifest))
 
 
 def test_what_a_host_must_have(monkeypatch: pytest.MonkeyPatch) -> None:

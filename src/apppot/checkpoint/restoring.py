@@ -30,6 +30,7 @@ from apppot.run import JOB, Finished, facts, tell_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
 
     from apppot.checkpoint.manifest import Hardware, Manifest
     from apppot.image.model import Image
@@ -253,12 +254,25 @@ def saved_files(folder: Folder, saved: Manifest) -> Iterator[tuple[Feed, int | N
         disk = None
         if saved.disk:
             with manifests.opened(folder.path, saved.disk) as file:
-                disk = scratch.nameless_file(paths.scratch_dir())
-                stack.callback(os.close, disk)
-                copy(file.fileno(), disk)
+                disk = _copied(file.fileno(), stack)
         with manifests.opened(folder.path, saved.memory) as file:
             memory = Feed(os.dup(file.fileno()), stack)
         yield memory, disk
+
+
+def _copied(source: int, stack: ExitStack) -> int:
+    """Return the descriptor of a copy in the folder for scratch; raises MachineError."""
+    folder = paths.scratch_dir()
+    try:
+        disk = scratch.nameless_file(folder)
+        stack.callback(os.close, disk)
+        copy(source, disk)
+    except OSError as error:
+        raise MachineError(
+            f"the saved disk cannot be copied to {folder}: {error.strerror}",
+            hint="APPPOT_TMPDIR names another folder for that",
+        ) from error
+    return disk
 
 
 def _not_loaded(error: MachineError, console: str) -> MachineError:

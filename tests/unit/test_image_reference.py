@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from apppot.errors import UsageError
+from apppot.image import saving
 from apppot.image.reference import Reference, parse, parse_name
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -112,3 +115,25 @@ def test_problems_are_named(text: str, problem: str) -> None:
 def test_a_new_image_gets_no_digest(text: str) -> None:
     with pytest.raises(UsageError, match="not a digest"):
         parse_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("./disk.img", "path of a file"),
+        ("/images/disk.img", "path of a file"),
+        ("docker://host:5000/a:1", "leave 'docker://' out: host:5000/a:1"),
+        ("https://host/a", "leave 'https://' out"),
+    ],
+)
+def test_what_was_meant_is_said(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        parse(text)
+
+
+def test_changes_of_a_disk_are_no_image() -> None:
+    with (
+        pytest.raises(UsageError, match=r"disk image \./x\.img cannot be saved"),
+        saving.place(saving.Wanted("new:1"), "./x.img"),
+    ):
+        pass

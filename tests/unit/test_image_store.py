@@ -113,6 +113,14 @@ def test_a_folder_among_the_blobs_is_in_nobodys_way(store: Store) -> None:
     assert store.clean().blobs == 0
 
 
+def test_what_is_freed_is_what_was_taken(store: Store) -> None:
+    add(store, "a:1", b"x")
+    with open(os.path.join(store.path, "blobs", "sha256", ".tmp-killed"), "wb") as file:
+        file.truncate(1 << 40)
+    cleaned = store.clean()
+    assert (cleaned.temporaries, cleaned.size) == (1, 0)
+
+
 def test_rm_removes_all_or_nothing(store: Store) -> None:
     add(store, "a:1", b"a")
     with pytest.raises(ImageError, match="there is no image 'b:1'"):

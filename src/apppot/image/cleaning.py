@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from apppot.image.store import Entry
 
 DAY = 24 * 60 * 60
+BLOCK = 512  # of st_blocks
 PARTIAL = "partial"  # folder of blobs that have arrived in part
 PARTIAL_DAYS = 7  # so long they wait for the next pull
 
@@ -163,7 +164,8 @@ def _listed(temporaries: list[str], blobs: list[str]) -> Cleaned:
     size = 0
     for path in (*temporaries, *blobs):
         with suppress(FileNotFoundError):
-            size += os.lstat(path).st_size
+            found = os.lstat(path)
+            size += min(found.st_size, found.st_blocks * BLOCK)  # mkfs.erofs begins with holes
     return Cleaned((), len(blobs), len(temporaries), size, paths=(*temporaries, *blobs))
 
 

@@ -95,6 +95,11 @@ def _check_name(text: str, name: str) -> None:
     """Check the part before the tag: [host[:port]/]component[/component]..."""
     if not name:
         raise _error(text, "the name is empty")
+    if text.startswith(("/", "./", "../")):
+        raise _error(text, "it is the path of a file")
+    scheme, found, rest = text.partition("://")
+    if found:
+        raise _error(text, f"leave '{scheme}://' out: {rest}")
     if len(name) > LONGEST_NAME:
         raise _error(
             text[:40] + "...", f"the name has {len(name)} characters, {LONGEST_NAME} is the most"

@@ -89,6 +89,19 @@ def test_changes_are_moved_to_a_newer_base(form: str, folder: Path) -> None:
     assert seen("base:1", "--changes", first) == OWN
 
 
+def test_an_image_that_came_without_its_base_is_moved(folder: Path) -> None:
+    archive = str(folder / "own.tar")
+    apppot("save", "own:1", "-o", archive)
+    apppot("load", "-i", archive, "--name", "came:1")
+    done = try_apppot("rebase", "came:1", "base:2", "moved:1")
+    assert (done.returncode, "--base" in done.stderr) == (1, True)
+    apppot("rebase", "came:1", "base:2", "moved:1", "--base", "base:1")
+    assert seen("moved:1") == MOVED
+    apppot("changes", "save", str(folder / "own.changes"), "own:1")
+    both = try_apppot("rebase", str(folder / "own.changes"), "base:2", "x:1", "--base", "base:1")
+    assert (both.returncode, "leave --base out" in both.stderr) == (2, True)
+
+
 def test_conflicts_write_nothing_unless_one_side_is_taken(folder: Path) -> None:
     machine("base:2", "echo -n 3 >/etc/conf; echo -n 3 >/opt/tool/a", "--save", "base:3")
     done = try_apppot("rebase", "own:1", "base:3", "own:3")

@@ -26,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what becomes of files that both have changed: ours, the changes' version; theirs,"
         " the new base's",
     )
+    parser.add_argument(
+        "--base", default="", metavar="IMAGE", help="what the image was made from, if unknown"
+    )
     parser.add_argument("--force", action="store_true", help="the name may be taken")
 
 
@@ -43,6 +46,7 @@ def main(options: argparse.Namespace) -> int:
         file=options.output or "",
         take=rebase.Take(options.take) if options.take else None,
         force=options.force,
+        base=options.base,
     )
     for path in done.conflicts:
         terminal.tell(f"both have changed {path!r}: took {options.take}")

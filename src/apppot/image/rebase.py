@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import IO, TYPE_CHECKING
 
-from apppot.errors import AppPotError, ExitStatus, ImageError
+from apppot.errors import AppPotError, ExitStatus, ImageError, UsageError
 from apppot.image import changefile, changes, entries, pressing, saving, store, tarstream, tartree
 from apppot.image.entries import Item, Listing, below, is_folder, text
 from apppot.image.tarread import FOLDER, Entry, Source
@@ -54,14 +54,21 @@ class Plan:
 
 
 def rebase(
-    name: str, onto: str, *, image: str = "", file: str = "", take: Take | None = None, force: bool
+    name: str,
+    onto: str,
+    *,
+    image: str = "",
+    file: str = "",
+    take: Take | None = None,
+    force: bool,
+    base: str = "",
 ) -> Rebased:
-    """Move the changes in a file or an image to the image `onto`.
+    """Move the changes in a file, or in an image that was made from `base`, to the image `onto`.
 
     The result is an image or a file. With conflicts and without `take`, nothing is written: the
     error names them. Raises AppPotError.
     """
-    subject = _subject(name)
+    subject = _subject(name, base)
     new = store.resolve(onto)
     if file:
         changes.check_target(file)
@@ -83,10 +90,12 @@ def rebase(
     return Rebased(conflicts, made)
 
 
-def _subject(name: str) -> Subject:
+def _subject(name: str, base: str) -> Subject:
     if changefile.is_changes(name) or "/" in name[:2]:
+        if base:
+            raise UsageError(f"{name} says itself what its base is", hint="leave --base out")
         return changes.of_file(name)
-    return changes.of_image(name)
+    return changes.of_image(name, base)
 
 
 def _pressing(subject: Subject) -> Pressing:

@@ -167,7 +167,7 @@ def test_a_machine_goes_on_as_often_as_wanted(apppot: AppPot, server: int) -> No
         read_until(other.stdout.fileno(), b"in\n")
         status, said = checkpoint(apppot)
         assert status == 1
-        assert "1 commands of 'apppot exec' run" in said
+        assert "runs commands of 'apppot exec': 1" in said
         other.communicate(b"\n", timeout=PATIENCE)
         status, said = checkpoint(apppot)
         assert (status, "saved in" in said) == (0, True), said

@@ -73,7 +73,10 @@ def test_an_unwritable_store_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "APPPOT_STORE" in error.value.hint
 
 
-def test_a_read_only_store_is_read_and_not_written(store: Store, tmp_path: Path) -> None:
+def test_a_read_only_store_is_read_and_not_written(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # root's is not for its child
     add(store, "a:1", b"a")
     folders = (store.path, os.path.join(store.path, "blobs", "sha256"))
     for folder in folders:

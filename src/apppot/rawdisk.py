@@ -6,7 +6,7 @@ import os
 
 from apppot.agent import terminal
 from apppot.errors import UsageError
-from apppot.image import changefile, disks
+from apppot.image import changefile, disks, reference
 from apppot.lean import TYPE_CHECKING, replace
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def open_image(request: RunRequest, stack: ExitStack) -> tuple[RunRequest, Image
     Raises UsageError or ImageError.
     """
     path = request.image
-    if not disks.is_path(path):
+    if not reference.is_path(path):
         raise UsageError(
             f"--write and --partition are for raw disks, and '{path}' is the name of an image",
             hint="the path of a disk begins with / or ./",

@@ -11,7 +11,7 @@ from apppot.agent import terminal
 from apppot.agent.spec import CommandSpec, GuestUser
 from apppot.errors import AppPotError, UsageError
 from apppot.identity import Identity, identity
-from apppot.image import store
+from apppot.image import reference, store
 from apppot.image.model import DEFAULT_PATH
 from apppot.lean import TYPE_CHECKING, dataclass, replace
 from apppot.machine import limits, placement, rundir
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from apppot.request import RunRequest
 
 JOB = b"/job"
-_PATHS = ("/", "./", "../")  # an image that begins so is a raw disk
 
 
 @dataclass(frozen=True)
@@ -248,7 +247,7 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             terminal.find()
         who = request.who or _who(request)
         if image is None and (
-            request.image.startswith(_PATHS) or request.write or request.partition
+            reference.is_path(request.image) or request.write or request.partition
         ):
             from apppot import rawdisk
 
@@ -306,7 +305,7 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             saver=saver,
             notice=terminal.tell if request.verbose else lambda _: None,
         )
-        disk = request.image.startswith(_PATHS)
+        disk = reference.is_path(request.image)
         folder.record(facts(image, choice, spec, command, began, disk, request.job_dir))
         outcome = driver.drive(stack, host_cpus=spec.host_cpus)
         if staged:

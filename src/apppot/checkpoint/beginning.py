@@ -10,6 +10,7 @@ from apppot.checkpoint.folder import Folder
 from apppot.checkpoint.manifest import ENGINES, Blob, Habits, Hardware, SavedImage
 from apppot.checkpoint.saving import Saver
 from apppot.errors import UsageError
+from apppot.image import reference
 from apppot.lean import replace
 from apppot.machine import choice, cpumodel, virtual
 from apppot.machine.cpumodel import CpuModel
@@ -57,7 +58,7 @@ def _check(request: RunRequest) -> None:
         )
     for what, given, hint in (
         ("a raw disk cannot be saved", request.write or request.partition, "apppot import"),
-        ("a raw disk cannot be saved", request.image.startswith(("/", "./", "../")), ""),
+        ("a raw disk cannot be saved", reference.is_path(request.image), ""),
         (
             "--changes: only an image of the store is found again where the machine goes on",
             request.changes,

@@ -132,18 +132,21 @@ def _machine(magic: bytes) -> Any:
 
 
 class Room:
-    """Counts what is written to a folder, and stops what would fill its disk or is absurd."""
+    """Counts what is written to a folder, and stops what would fill its disk or is absurd.
 
-    def __init__(self, folder: str, compressed: int) -> None:
+    That is more than some times the size that it has `compressed`; None for what is not.
+    """
+
+    def __init__(self, folder: str, compressed: int | None = None) -> None:
         self.folder = folder
-        self.most = max(ALWAYS, RATIO * compressed)
+        self.most = None if compressed is None else max(ALWAYS, RATIO * compressed)
         self.written = 0
         self._next = 0
 
     def take(self, size: int) -> None:
         """Count `size` bytes; raises ImageError."""
         self.written += size
-        if self.written > self.most:
+        if self.most is not None and self.written > self.most:
             raise ImageError(
                 f"compressed data becomes more than {RATIO} times its size: more than"
                 f" {self.most >> 20} MiB",

@@ -27,9 +27,6 @@ class DiskInUseError(ImageError):
     """Another machine has the disk."""
 
 
-_PATH_BEGINNINGS = ("/", "./", "../")
-
-
 @dataclass(frozen=True)
 class Root:
     """The root file system of a disk image; `partition` is 0 if the whole disk is one."""
@@ -47,11 +44,6 @@ class Root:
         from hashlib import sha256
 
         return f"sha256:{sha256(self.content.superblock).hexdigest()}"
-
-
-def is_path(text: str) -> bool:
-    """Tell whether an IMAGE is the path of a file: it begins with `/`, `./` or `../`."""
-    return text.startswith(_PATH_BEGINNINGS)
 
 
 def find_root(path: str, partition: int | None = None) -> Root:

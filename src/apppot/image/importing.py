@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SQUASHFS_MAGIC = b"hsqs"
-EROFS_MAGIC, EROFS_MAGIC_AT = b"\xe2\xe1\xf5\xe0", 1024
 READ_AT_ONCE = 1024  # bytes: what Linux's squashfs reads is in such blocks
 SQUASHFS_SIZE = 96  # of its superblock
 SIF_MAGIC = b"SIF_MAGIC\0"
@@ -131,8 +130,8 @@ def _unpacked(file: IO[bytes], offset: int, size: int, kind: str, room: IO[bytes
 
 
 def _is_erofs(file: IO[bytes]) -> bool:
-    file.seek(EROFS_MAGIC_AT)
-    return file.read(len(EROFS_MAGIC)) == EROFS_MAGIC
+    file.seek(erofs.MAGIC_OFFSET)
+    return file.read(len(erofs.MAGIC)) == erofs.MAGIC
 
 
 def _check_archive(file: IO[bytes], path: str) -> None:

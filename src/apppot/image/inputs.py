@@ -40,11 +40,9 @@ def opened(path: str, folder: str) -> IO[bytes]:
 def _copied(source: IO[bytes], path: str, folder: str) -> IO[bytes]:
     copy = writer.nameless(folder)
     try:
-        taken = 0
+        room = compressed.Room(folder)
         for piece in compressed.pieces_of(source):
-            if taken % compressed.CHECK_EVERY < len(piece):
-                compressed.check_room(folder, compressed.RESERVE + compressed.CHECK_EVERY)
-            taken += len(piece)
+            room.take(len(piece))
             copy.write(piece)
         copy.flush()
         copy.seek(0)

@@ -21,6 +21,14 @@ _TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 _GRAMMAR = "an image is NAME[:TAG][@sha256:DIGEST], such as debian:bookworm"
 
 
+_PATHS = ("/", "./", "../")
+
+
+def is_path(text: str) -> bool:
+    """Tell whether a text in an image's place is the path of a file, such as a raw disk."""
+    return text.startswith(_PATHS)
+
+
 @dataclass(frozen=True)
 class Reference:
     """What a user named. `prefix` is set if the text can be (the beginning of) a digest.
@@ -95,7 +103,7 @@ def _check_name(text: str, name: str) -> None:
     """Check the part before the tag: [host[:port]/]component[/component]..."""
     if not name:
         raise _error(text, "the name is empty")
-    if text.startswith(("/", "./", "../")):
+    if is_path(text):
         raise _error(text, "it is the path of a file")
     scheme, found, rest = text.partition("://")
     if found:

@@ -11,17 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from apppot import paths, process
 from apppot.capturing import Capture
 from apppot.errors import AppPotError, ImageError, UsageError
-from apppot.image import (
-    aside,
-    disks,
-    elsewhere,
-    erofs,
-    exclude,
-    growing,
-    model,
-    reference,
-    writer,
-)
+from apppot.image import aside, elsewhere, erofs, exclude, growing, model, reference, writer
 from apppot.image.model import Descriptor
 from apppot.image.sizes import human
 from apppot.image.store import Entry, Store, stores
@@ -86,7 +76,7 @@ def place(wanted: Wanted, image: str) -> Iterator[Place]:
     `image` is what is run: saving under its own name replaces it.
     """
     name = reference.parse_name(wanted.name).full
-    if disks.is_path(image):
+    if reference.is_path(image):
         raise UsageError(
             f"changes to the disk image {image} cannot be saved as an image",
             hint="--write keeps them in the disk itself",

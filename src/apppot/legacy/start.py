@@ -14,7 +14,7 @@ from apppot import __version__, paths
 from apppot.agent import terminal
 from apppot.errors import AppPotError, ExitStatus, ImageError, UsageError
 from apppot.identity import Identity
-from apppot.image import changefile, disks, model, store
+from apppot.image import changefile, disks, model, reference, store
 from apppot.legacy import cow, options
 from apppot.machine.model import Share
 from apppot.request import RunRequest
@@ -133,7 +133,7 @@ def _with_base(request: RunRequest, path: str) -> RunRequest:
 
 def _identity(request: RunRequest) -> str:
     """Return what a COW file is bound to: a disk's superblock, or the contents of an image."""
-    if disks.is_path(request.image):
+    if reference.is_path(request.image):
         return disks.find_root(request.image).identity
     image = changefile.stacked(store.resolve(request.image), request.changes)
     return model.chain([layer.content or layer.digest for layer in image.layers])
@@ -208,7 +208,7 @@ def _can_delete(image: str, made: int) -> bool:
     """
     from datetime import UTC, datetime
 
-    if disks.is_path(image):
+    if reference.is_path(image):
         return True
     created = store.resolve(image).config.created
     try:

@@ -64,6 +64,28 @@ def test_failing_writes_leave_the_store_as_it_was(
     assert blobs(store) == there
 
 
+@pytest.mark.parametrize("large", [0, writer.LARGE])
+def test_a_layer_that_does_not_get_to_the_disk_is_no_layer(
+    large: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, "a:1", b"a")
+    there, fsync, calls = blobs(store), os.fsync, []
+
+    def fail_once(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("apppot.image.writer.os.fsync", fail_once)
+        patch.setattr(writer, "LARGE", large)
+        with pytest.raises(ImageError, match=os.strerror(errno.EIO)):
+            add(store, "b:1", b"b")
+    store.clean()
+    assert blobs(store) == there
+
+
 def test_an_unwritable_store_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.write_text("x")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.harness import AppPot, Engine, become_subreaper, descendants
+from tests.contract.harness import AppPot, Engine
+from tests.processes import become_subreaper, descendants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

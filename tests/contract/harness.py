@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -14,6 +13,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from tests.processes import children, command_of, descendants
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -23,7 +24,6 @@ T = TypeVar("T")
 # An upper limit for one machine on a busy host; a run that hangs fails its test by it.
 # Where instructions are translated, and others translate beside it, a start alone takes a while.
 PATIENCE = 180.0 if "tcg" in os.environ.get("APPPOT_TEST_ENGINES", "") else 60.0
-_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -315,79 +315,6 @@ def until(look: Callable[[], T], *, patience: float = PATIENCE) -> T:
     while not (found := look()) and time.monotonic() < end:
         time.sleep(0.01)
     return found
-
-
-def become_subreaper(*, on: bool = True) -> None:
-    """Inherit what launchers leave when they die, so that `descendants` sees it.
-
-    Who orphans its own helpers, and waits for their end, waits for ever for one that is inherited.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(_SET_CHILD_SUBREAPER, int(on), 0, 0, 0) == 0
-
-
-def children(pid: int) -> list[int]:
-    """Return a process's children that are alive."""
-    return [child for child, parent in _parents().items() if parent == pid]
-
-
-def descendants(others: Sequence[int] = ()) -> list[int]:
-    """Return every living process below this one, but not `others` and what is below them."""
-    reap_orphans()
-    parents = _parents()
-    found = {os.getpid()}
-    while new := {
-        pid
-        for pid, parent in parents.items()
-        if parent in found and pid not in found and pid not in others
-    }:
-        found |= new
-    return sorted(found - {os.getpid()})
-
-
-def reap_orphans() -> None:
-    """Reap dead children; Popen objects have their own statuses by now."""
-    for pid in _children_dead():
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-
-
-def _children_dead() -> list[int]:
-    return [
-        pid
-        for pid, (parent, state) in _processes().items()
-        if parent == os.getpid() and state == "Z"
-    ]
-
-
-def _parents() -> dict[int, int]:
-    return {pid: parent for pid, (parent, state) in _processes().items() if state not in "ZX"}
-
-
-def _processes() -> dict[int, tuple[int, str]]:
-    """Return parent and state of every process."""
-    found = {}
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                state, parent = file.read().rpartition(b")")[2].split()[:2]
-                found[int(name)] = (int(parent), state.decode())
-    return found
-
-
-def command_of(pid: int) -> list[bytes]:
-    """Return a process's words; its name alone if it has none."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
-        words = file.read().rstrip(b"\0").split(b"\0")
-        if words != [b""]:
-            return words
-    return [b"?"]
-
-
-def memory_of(pid: int) -> int:
-    """Return a process's resident memory in bytes."""
-    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def report_of(path: str) -> Mapping[str, Any]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.harness import children, until
+from tests.contract.harness import until
 from tests.contract.programs import compiled
+from tests.processes import children
 
 if TYPE_CHECKING:
     from tests.contract.harness import AppPot

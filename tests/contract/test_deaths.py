@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.harness import command_of, descendants, report_of, until
+from tests.contract.harness import report_of, until
+from tests.processes import command_of, descendants
 
 if TYPE_CHECKING:
     from collections.abc import Callable

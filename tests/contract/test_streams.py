@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.harness import memory_of, stopping, until
+from tests.contract.harness import stopping, until
+from tests.processes import memory_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

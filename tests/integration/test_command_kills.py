@@ -20,9 +20,10 @@ import pytest
 
 from apppot import kit
 from apppot.errors import AppPotError
-from tests.contract.harness import become_subreaper, command_of, descendants, until
+from tests.contract.harness import until
 from tests.integration import lockless_mount, registries
 from tests.integration.kill_yard import Job, Yard
+from tests.processes import become_subreaper, command_of, descendants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

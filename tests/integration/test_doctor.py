@@ -15,7 +15,8 @@ import pytest
 from apppot import kit as kits
 from apppot.errors import KitError
 from apppot.machine.probes.finding import NAMES, QUICK
-from tests.contract.harness import become_subreaper, descendants, until
+from tests.contract.harness import until
+from tests.processes import become_subreaper, descendants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

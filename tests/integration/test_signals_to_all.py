@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.harness import children, command_of, read_until
+from tests.contract.harness import read_until
+from tests.processes import children, command_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -50,15 +50,15 @@ def wrap(owner: Any, name: str, before: str = "", after: str = "") -> None:
 
 def listen() -> None:
     """Note when each kind of frame first comes."""
-    feed = frames.Decoder.feed
+    filled = frames.Decoder.filled
 
-    def listening(self: frames.Decoder, data: bytes) -> list[frames.Frame]:
-        found = feed(self, data)
+    def listening(self: frames.Decoder, amount: int) -> list[frames.Frame]:
+        found = filled(self, amount)
         for frame in found:
             mark(frame.kind.name)
         return found
 
-    frames.Decoder.feed = listening  # type: ignore[method-assign]
+    frames.Decoder.filled = listening  # type: ignore[method-assign]
 
 
 def main() -> None:

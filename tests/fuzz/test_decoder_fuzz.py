@@ -10,6 +10,7 @@ import time
 from apppot.agent import frames
 from apppot.agent.frames import MAGIC, Decoder, Kind
 from apppot.errors import ProtocolError
+from tests.decoding import feed
 
 SECONDS = float(os.environ.get("APPPOT_TEST_FUZZ_SECONDS", "5"))
 
@@ -47,7 +48,7 @@ def test_the_decoder_raises_nothing_but_protocol_errors() -> None:
         with contextlib.suppress(ProtocolError):
             while data:
                 cut = source.randrange(1, len(data) + 1)
-                for frame in decoder.feed(data[:cut]):
+                for frame in feed(decoder, data[:cut]):
                     assert len(frame.payload) <= frames.MAX_PAYLOAD, f"seed {seed}"
                     with contextlib.suppress(ProtocolError):
                         found = frames.parse_records(frame.payload)

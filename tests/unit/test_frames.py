@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apppot.agent import frames
-from apppot.agent.frames import MAGIC, Decoder, Frame, Kind
+from apppot.agent.frames import MAGIC, READ_SIZE, Decoder, Frame, Kind
 from apppot.errors import ProtocolError
+from tests.decoding import feed
 
 GUEST_KINDS = [kind for kind in Kind if kind <= Kind.BYE]
 FRAMES = st.lists(
@@ -39,7 +40,7 @@ def test_any_split_gives_the_same_frames(
     decoder = Decoder()
     found: list[Frame] = []
     for start, end in itertools.pairwise(places):
-        found += decoder.feed(data[start:end])
+        found += feed(decoder, data[start:end])
     assert _plain(found) == wanted
 
 
@@ -47,7 +48,7 @@ def test_any_split_gives_the_same_frames(
 def test_byte_by_byte(wanted: list[tuple[Kind, int, bytes]]) -> None:
     decoder = Decoder()
     data = MAGIC[:3] + MAGIC + _stream(wanted)  # a false start
-    found = [frame for byte in data for frame in decoder.feed(bytes((byte,)))]
+    found = [frame for byte in data for frame in feed(decoder, bytes((byte,)))]
     assert _plain(found) == wanted
 
 
@@ -55,16 +56,16 @@ def test_byte_by_byte(wanted: list[tuple[Kind, int, bytes]]) -> None:
 def test_garbage_is_a_protocol_error_or_nothing(pieces: list[bytes]) -> None:
     decoder = Decoder()
     with contextlib.suppress(ProtocolError):
-        decoder.feed(MAGIC)
+        feed(decoder, MAGIC)
         for piece in pieces:
-            decoder.feed(piece)
+            feed(decoder, piece)
 
 
 @given(st.binary(max_size=4000).filter(lambda raw: MAGIC not in raw))
 def test_before_the_magic_nothing_is_kept(noise: bytes) -> None:
     decoder = Decoder()
-    assert decoder.feed(noise) == []
-    assert len(decoder._buffer) < len(MAGIC)
+    assert feed(decoder, noise) == []
+    assert READ_SIZE - len(decoder.room) < len(MAGIC)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_before_the_magic_nothing_is_kept(noise: bytes) -> None:
 )
 def test_malformed_frames(header: bytes) -> None:
     with pytest.raises(ProtocolError):
-        Decoder().feed(MAGIC + header)
+        feed(Decoder(), MAGIC + header)
 
 
 @given(st.dictionaries(st.integers(0, 65535), st.binary(max_size=100), max_size=20))

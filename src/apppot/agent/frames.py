@@ -16,6 +16,7 @@ VERSION = 1
 MAX_PAYLOAD = 65536
 MAX_SPECIFICATION = 8 << 20
 WINDOW = 131072  # bytes of one stream that may be under way without a credit
+READ_SIZE = 1 << 18  # more than a frame
 END = 1  # flag: last piece of a specification
 
 _HEADER = struct.Struct("<BBHI")
@@ -143,43 +144,56 @@ def parse_credit(payload: bytes) -> tuple[int, int]:
 
 
 class Decoder:
-    """Cut the guest's bytes into frames; what precedes the magic is thrown away."""
+    """Cut the guest's bytes into frames; what precedes the magic is thrown away.
+
+    They are read to where they stay: `room` is for the next ones, and `filled` is called then.
+    """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._bytes = memoryview(bytearray(READ_SIZE))
+        self._end = 0
         self._opened = False
 
     def opened(self) -> None:
         """Expect no magic: the agent has said it to another one."""
         self._opened = True
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """Return the frames that `data` completes; raises ProtocolError."""
-        self._buffer += data
+    @property
+    def room(self) -> memoryview:
+        """Where the guest's next bytes belong; there is always some."""
+        return self._bytes[self._end :]
+
+    def filled(self, amount: int) -> list[Frame]:
+        """Return the frames that the first bytes of `room` complete; raises ProtocolError."""
+        self._end += amount
         if not self._opened and not self._open():
             return []
         frames = []
-        offset, size = 0, len(self._buffer)
-        while size - offset >= _HEADER.size:
-            kind, flags, ident, length = _HEADER.unpack_from(self._buffer, offset)
+        offset = 0
+        while self._end - offset >= _HEADER.size:
+            kind, flags, ident, length = _HEADER.unpack_from(self._bytes, offset)
             if kind not in _FROM_GUEST or flags or length > MAX_PAYLOAD:
                 raise ProtocolError(
                     f"the guest agent sent a malformed frame (type {kind}, length {length})"
                 )
             start = offset + _HEADER.size
-            if size - start < length:
+            if self._end - start < length:
                 break
             offset = start + length
-            frames.append(Frame(_FROM_GUEST[kind], ident, bytes(self._buffer[start:offset])))
-        del self._buffer[:offset]
+            frames.append(Frame(_FROM_GUEST[kind], ident, bytes(self._bytes[start:offset])))
+        self._forget(offset)
         return frames
+
+    def _forget(self, size: int) -> None:
+        self._bytes[: self._end - size] = self._bytes[size : self._end]
+        self._end -= size
 
     def _open(self) -> bool:
         """Look for the magic; keep only what may be its beginning."""
-        at = self._buffer.find(MAGIC)
+        at = bytes(self._bytes[: self._end]).find(MAGIC)
         if at < 0:
-            del self._buffer[: -len(MAGIC) + 1]
+            self._forget(max(0, self._end - len(MAGIC) + 1))
             return False
-        del self._buffer[: at + len(MAGIC)]
+        self._forget(at + len(MAGIC))
         self._opened = True
         return True

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from apppot.agent.results import Failure
     from apppot.agent.spec import CommandSpec, GuestSpec
 
-READ_SIZE = 1 << 18
 _STDOUT, _STDERR = 1, 2
 
 
@@ -291,7 +290,7 @@ class Session:
 
     def _ready(self, events: int) -> None:
         if events & WRITE and self._outgoing:
-            del self._outgoing[: self._write(bytes(self._outgoing[:READ_SIZE]))]
+            del self._outgoing[: self._write(bytes(self._outgoing[: frames.READ_SIZE]))]
             if not self._outgoing:
                 self.loop.watch(self._channel, READ, self._ready)
         if events & READ or broken(events):
@@ -300,24 +299,21 @@ class Session:
     def _receive(self) -> bool:
         """Read once and act on it; return whether there was anything."""
         try:
-            data = os.read(self._channel, READ_SIZE)
+            amount = os.readv(self._channel, [self._decoder.room])
         except OSError as error:
             if would_block(error):
                 return False
-            data = b""
-        if not data:
+            amount = 0
+        if not amount:
             self._hang_up()
             self.on_end()
             return False
-        self._dispatch(data)
-        return True
-
-    def _dispatch(self, data: bytes) -> None:
-        for frame in self._decoder.feed(data):
+        for frame in self._decoder.filled(amount):
             if frame.ident:
                 self._for_command(frame)
             else:
                 self._for_machine(frame)
+        return True
 
     def _for_command(self, frame: Frame) -> None:
         command = self.commands.get(frame.ident)

@@ -113,7 +113,13 @@ def disk(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     path.unlink()
 
 
-def boot(disk: Path, *options: str, firmware: str = "bios", snapshot: bool = True) -> str:
+def boot(
+    disk: Path,
+    *options: str,
+    firmware: str = "bios",
+    snapshot: bool = True,
+    form: str = "raw",
+) -> str:
     """Return what the machine says on its serial port."""
     words = [str(QEMU), "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none"]
     words += ["-serial", "stdio", "-no-reboot", "-monitor", "none"]
@@ -125,7 +131,7 @@ def boot(disk: Path, *options: str, firmware: str = "bios", snapshot: bool = Tru
         for number, name in enumerate(OVMF):
             words += ["-drive", f"if=pflash,unit={number},format=raw,readonly=on,file={name}"]
         words += ["-machine", "q35"]
-    words += ["-drive", f"file={disk},format=raw,if=none,id=disk", *options]
+    words += ["-drive", f"file={disk},format={form},if=none,id=disk", *options]
     done = subprocess.run(
         words, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=120
     )
@@ -166,6 +172,16 @@ def test_the_same_disk_runs_its_payload_everywhere(machine: str, disk: Path) -> 
     assert found["failure"] is None
     for line in ("to standard output", "to standard error", "network: 10.0.2.15/24", "mark"):
         assert f"\n{line}\n" in text
+
+
+def test_a_compressed_disk_boots(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "payload").write_bytes(PAYLOAD)
+    path = tmp_path / "disk.vmdk"
+    words = ("export", "small:1", "--format", "vmdk", "--output", str(path), "--size", "40G")
+    apppot(*words, "--payload", str(tmp_path / "payload"), store=store)
+    text = boot(path, *MACHINES["VirtualBox"][1:-1], form="vmdk")
+    assert result(text)["status"] == 7
+    assert int(re.findall(r"^room: (\d+)$", text, re.MULTILINE)[0]) > 38_000
 
 
 def test_the_writable_partition_grows_and_keeps_what_was_written(

@@ -141,6 +141,9 @@ def test_other_disks_hold_the_same_bytes(form: str, tools: Tools, store: Path) -
     for target in (raw, disk):
         kind = target.suffix[1:]
         apppot("export", "small:1", "--format", kind, "--output", str(target), store=store)
+    for _ in range(2):  # the second time it has to have the name that it was registered with
+        about = tools.must("showmediuminfo", "disk", f"{HERE}/{disk.name}")
+        assert re.search(r"^State: +created$", about, re.MULTILINE), about
     clone = tools.folder / f"{form}.clone"
     tools.must("clonemedium", f"{HERE}/{disk.name}", f"{HERE}/{clone.name}", "--format", "RAW")
     assert digest(clone) == digest(raw)

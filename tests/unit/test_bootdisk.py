@@ -278,21 +278,6 @@ def test_every_format_has_the_same_disk_and_the_same_bytes_each_time(
     subprocess.run(["qemu-img", "compare", "-q", "-f", "raw", "-F", kind, plain, disk], check=True)
 
 
-@pytest.mark.parametrize("number", [b"0", b"fffffff", b"12345678"])
-def test_a_vmdks_random_number_is_replaced_whatever_its_length(
-    number: bytes, tmp_path: Path
-) -> None:
-    path = tmp_path / "disk"
-    text = b"# Disk DescriptorFile\nversion=1\nCID=" + number + b"\nparentCID=ffffffff\n"
-    path.write_bytes(b"KDMV".ljust(SECTOR, b"\0") + text.ljust(20 * SECTOR, b"\0") + b"data")
-    with path.open("rb+") as file:
-        convert.settle_vmdk(file.fileno(), uuid.UUID(int=1 << 96))
-    settled = text.replace(b"\nCID=" + number, b"\nCID=00000001")
-    content = path.read_bytes()
-    assert content[SECTOR : 21 * SECTOR] == settled.ljust(20 * SECTOR, b"\0")
-    assert content[21 * SECTOR :] == b"data"
-
-
 def test_a_machines_description_says_what_its_archive_has() -> None:
     text = ova.describe(ova.Machine("a-b", 1 << 30), "a-b-disk1.vmdk", 77)
     space = "{http://schemas.dmtf.org/ovf/envelope/1}"
@@ -310,6 +295,36 @@ def test_without_qemu_img_the_error_says_what_to_install(
     with pytest.raises(AppPotError, match="qemu-img") as caught:
         convert.program()
     assert "qemu-utils" in caught.value.hint
+
+
+@pytest.mark.parametrize("form", [Format.RAW, Format.VMDK, Format.OVA])
+def test_qemu_img_is_not_asked_for_where_it_is_not_needed(
+    form: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CLEAN_PATH", "/nonexistent")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    convert.check(form, 0)
+
+
+def test_a_size_beyond_a_vhd_is_refused_at_once(
+    tmp_path: Path, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apppot.image.store.resolve", lambda _: image)
+    monkeypatch.setattr(kit, "find", lambda: pytest.fail("too late"))
+    monkeypatch.setattr(convert, "program", lambda: "/usr/bin/qemu-img")
+    target = str(tmp_path / "disk")
+    request = make.Request(size=(2040 << 30) + 1)
+    with pytest.raises(UsageError, match="a VHD has at most 2040G"):
+        export.export("x", Format.VHD, target, request)
+    for form, size in ((Format.VHD, 2040 << 30), (Format.QCOW2, 3 << 40), (Format.VMDK, 3 << 40)):
+        convert.check(form, size)
+
+
+def test_a_machines_name_has_room_in_its_archive() -> None:
+    name = export._title("registry.example.org/" + "long/" * 40 + "name:tag")
+    assert len(name) <= 80
+    assert name[-1].isalnum()
+    ova._front(ova.Machine(name, 1 << 30), f"{name}-disk1.vmdk", 77, "0" * 64)
 
 
 def test_options_of_disks_are_refused_elsewhere() -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import struct
-import tempfile
 from enum import StrEnum
 from typing import IO, TYPE_CHECKING
 
-from apppot import paths, process
-from apppot.errors import ImageError
+from apppot import process
+from apppot.errors import ImageError, UsageError
 from apppot.image import aside
-from apppot.image.parttable import SECTOR
 
 if TYPE_CHECKING:
     import uuid
@@ -31,13 +28,12 @@ class Format(StrEnum):
 
 _QEMU = {
     Format.QCOW2: ("qcow2", ()),
-    Format.VMDK: ("vmdk", ("-o", "subformat=streamOptimized")),
     Format.VDI: ("vdi", ()),
     Format.VHD: ("vpc", ("-o", "subformat=dynamic,force_size=on")),
 }
+_LARGEST_VHD = 2040 << 30
 _VDI_IDENTITIES = 0x188
 _VHD_FOOTER, _VHD_TIME, _VHD_CHECK, _VHD_IDENTITY = 512, 24, 64, 68
-_DESCRIPTION = 20 * SECTOR  # of a VMDK, after its header
 
 
 def program() -> str:
@@ -45,24 +41,26 @@ def program() -> str:
     return process.find_program("qemu-img", hint="install qemu-utils (qemu-img), or export as raw")
 
 
-def convert(source: IO[bytes], target: IO[bytes], form: Format, identity: uuid.UUID) -> None:
-    """Write the raw disk `source` in another format; raises AppPotError."""
-    kind, options = _QEMU[form]
-    with tempfile.TemporaryDirectory(prefix="apppot-export-", dir=paths.scratch_dir()) as folder:
-        # A VMDK holds its own name: what is in it must not depend on the user's.
-        name = os.path.join(folder, "disk")
-        os.symlink(aside.path_of(target), name)
-        raw = aside.path_of(source)
-        # One block after the other (-m 1): a VMDK has them in the order in which they were read.
-        process.run(
-            [program(), "convert", "-q", "-m", "1", "-f", "raw", "-O", kind, *options, raw, name]
+def check(form: Format, size: int) -> None:
+    """Check early what a disk of `size` bytes (0: not known yet) needs; raises AppPotError."""
+    if form in _QEMU:
+        program()
+    if form is Format.VHD and size > _LARGEST_VHD:
+        raise UsageError(
+            f"--size: a VHD has at most {_LARGEST_VHD >> 30}G", hint="export as qcow2 or raw"
         )
+
+
+def convert(source: IO[bytes], target: IO[bytes], form: Format, identity: uuid.UUID) -> None:
+    """Write the raw disk `source` in one of qemu-img's formats; raises AppPotError."""
+    kind, options = _QEMU[form]
+    files = (aside.path_of(source), aside.path_of(target))
+    # One block after the other (-m 1): the order in which they are read is that in the file.
+    process.run([program(), "convert", "-q", "-m", "1", "-f", "raw", "-O", kind, *options, *files])
     if form is Format.VDI:
         settle_vdi(target.fileno(), identity)
     elif form is Format.VHD:
         settle_vhd(target.fileno(), identity)
-    elif form is Format.VMDK:
-        settle_vmdk(target.fileno(), identity)
 
 
 def settle_vdi(file: int, identity: uuid.UUID) -> None:
@@ -81,14 +79,3 @@ def settle_vhd(file: int, identity: uuid.UUID) -> None:
         footer[_VHD_IDENTITY : _VHD_IDENTITY + 16] = identity.bytes
         struct.pack_into(">I", footer, _VHD_CHECK, ~sum(footer) & 0xFFFFFFFF)
         os.pwrite(file, footer, at)
-
-
-def settle_vmdk(file: int, identity: uuid.UUID) -> None:
-    """Replace the random number of a VMDK's content, which has up to eight digits."""
-    area = os.pread(file, _DESCRIPTION, SECTOR)
-    text, rest = area[: area.find(b"\0")], area[area.find(b"\0") :]
-    number = f"\nCID={identity.fields[0]:08x}\n".encode()
-    settled, count = re.subn(rb"\nCID=[0-9a-f]{1,8}\n", number, text)
-    if count != 1 or rest.strip(b"\0"):
-        raise ImageError("qemu-img wrote a VMDK file without a description")
-    os.pwrite(file, settled.ljust(_DESCRIPTION, b"\0"), SECTOR)

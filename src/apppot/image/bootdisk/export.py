@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from dataclasses import replace
 from enum import StrEnum
 from typing import IO, TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from apppot import kit
 from apppot.errors import UsageError
 from apppot.image import aside, changes, store
-from apppot.image.bootdisk import convert, hosts, make, ova
+from apppot.image.bootdisk import convert, hosts, make, ova, vmdk
 from apppot.image.bootdisk.convert import Format
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ def export(name: str, form: Format, path: str, request: make.Request) -> int:
     """Write a disk with an image to a file; return its size. Raises AppPotError."""
     image = store.resolve(name)
     changes.check_target(path)
-    if form is not Format.RAW:
-        convert.program()  # before the long work
+    convert.check(form, request.size)  # before the long work
     tools = kit.find()
     with aside.explained(path), aside.whole(path) as file:
         if form is Format.RAW:
@@ -96,17 +96,21 @@ def _write(path: str, content: bytes) -> None:
 def _convert(
     image: Image, tools: Kit, request: make.Request, form: Format, target: IO[bytes]
 ) -> None:
-    identity = make.names(image, request).disk
+    # VirtualBox takes no two disks with one name, and this may be there in another format.
+    identity = uuid.uuid5(make.names(image, request).disk, form)
     with changes.temporary() as raw:
         size = make.make(image, tools, request, raw.fileno())
-        if form is not Format.OVA:
+        if form is Format.VMDK:
+            vmdk.write(raw.fileno(), target.write, identity)
+        elif form is Format.OVA:
+            ova.write(ova.Machine(_title(image.name), size), raw.fileno(), target, identity)
+        else:
             convert.convert(raw, target, form, identity)
-            return
-        with changes.temporary() as disk:
-            convert.convert(raw, disk, Format.VMDK, identity)
-            ova.write(ova.Machine(_title(image.name), size), disk, target)
 
 
 def _title(name: str) -> str:
-    """Return a machine's name for an image's: letters, digits, dots and hyphens."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "apppot"
+    """Return a machine's name for an image's: letters, digits, dots and hyphens.
+
+    An OVA has room for a hundred of them, and ends the disk's name in its own way.
+    """
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name)[:80].strip("-.") or "apppot"

@@ -145,6 +145,8 @@ def make(image: Image, tools: Kit, request: Request, target: int) -> int:
     data = plan.add(gpt.LINUX, identities.data, "apppot-data", count)
     sectors = plan.end + _ALIGNED
     os.ftruncate(target, sectors * SECTOR)
+    # First, while the file has little that mke2fs would wait for: it writes all of it to the disk.
+    _format(tools, target, identities.data, data * SECTOR, plan.entries[-1].count * SECTOR)
     code = b""
     if request.firmware is not Firmware.UEFI:
         line = command_line(identities, request).encode()
@@ -156,7 +158,6 @@ def make(image: Image, tools: Kit, request: Request, target: int) -> int:
     _put(target, place, content)
     for layer, offset in zip(image.layers, offsets, strict=True):
         _copy(layer.path, layer.offset, layer.size, target, layers * SECTOR + offset)
-    _format(tools, target, identities.data, data * SECTOR, plan.entries[-1].count * SECTOR)
     _put(target, sectors - gpt.TABLE_SECTORS, gpt.tail(identities.disk, plan.entries, sectors))
     return sectors * SECTOR
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import tarfile
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
+
+from apppot.image.bootdisk import vmdk
+
+if TYPE_CHECKING:
+    import uuid
 
 _SPACES = (
     'xmlns="http://schemas.dmtf.org/ovf/envelope/1"'
@@ -19,6 +22,8 @@ _SPACES = (
 _STREAM = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
 _LINUX_64 = 101
 _TIME = 1767225600
+_LARGEST = (1 << 64) - 1  # as a number, the longest
+_LARGEST_IN_USTAR = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -31,28 +36,47 @@ class Machine:
     cpus: int = 1
 
 
-def write(machine: Machine, disk: IO[bytes], target: IO[bytes]) -> None:
-    """Write the archive of the VMDK file `disk`; the same inputs give the same bytes."""
+def write(machine: Machine, disk: int, target: IO[bytes], identity: uuid.UUID) -> None:
+    """Write the archive of the raw disk `disk` to a file; the same inputs give the same bytes.
+
+    The disk is written first, in its place: what stands before it is as long whatever its size.
+    """
     name = f"{machine.name}-disk1.vmdk"
-    size = os.fstat(disk.fileno()).st_size
-    text = describe(machine, name, size).encode()
-    with open(f"/proc/self/fd/{disk.fileno()}", "rb") as again:
-        digest = hashlib.file_digest(again, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    begin = len(_front(machine, name, 0, digest.hexdigest()))
+    target.seek(begin)
+
+    def sink(content: bytes) -> None:
+        digest.update(content)
+        target.write(content)
+
+    vmdk.write(disk, sink, identity)
+    size = target.tell() - begin
+    target.write(bytes(-size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE))
+    target.seek(0)
+    target.write(_front(machine, name, size, digest.hexdigest()))
+
+
+def _front(machine: Machine, name: str, size: int, digest: str) -> bytes:
+    """Return what stands before the content of the disk."""
+    room = len(describe(machine, name, _LARGEST))
+    text = describe(machine, name, size).ljust(room, "\n").encode()
     sums = (
         f"SHA256({machine.name}.ovf)= {hashlib.sha256(text).hexdigest()}\n"
         f"SHA256({name})= {digest}\n"
     ).encode()
-    with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for member, content in ((f"{machine.name}.ovf", text), (f"{machine.name}.mf", sums)):
-            archive.addfile(_member(member, len(content)), io.BytesIO(content))
-        disk.seek(0)
-        archive.addfile(_member(name, size), disk)
+    out = b""
+    for member, content in ((f"{machine.name}.ovf", text), (f"{machine.name}.mf", sums)):
+        out += _header(member, len(content)) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+    return out + _header(name, size)
 
 
-def _member(name: str, size: int) -> tarfile.TarInfo:
+def _header(name: str, size: int) -> bytes:
     member = tarfile.TarInfo(name)
     member.size, member.mode, member.mtime = size, 0o644, _TIME
-    return member
+    if size < _LARGEST_IN_USTAR:
+        return member.tobuf(tarfile.USTAR_FORMAT)
+    return member.tobuf(tarfile.GNU_FORMAT)  # the standard's form has no room; tools read this
 
 
 def describe(machine: Machine, disk: str, size: int) -> str:

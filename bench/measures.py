@@ -15,6 +15,7 @@ from bench import (
     changes,
     channel,
     checkpoints,
+    disks,
     engines,
     inside,
     memory,
@@ -239,6 +240,7 @@ MEASURES: dict[str, Callable[[Bench], list[Section]]] = {
     "pull": pull.pull,
     "firstrun": pull.first_run,
     "build": builds.build,
+    "disks": disks.disks,
 }
 
 

@@ -90,21 +90,17 @@ bool channel_fill(void)
         memmove(channel.in, channel.in + channel.in_start, channel.in_end);
         channel.in_start = 0;
     }
-    while (channel.in_end < INPUT_SIZE) {
-        ssize_t got =
-            read(descriptor, channel.in + channel.in_end, INPUT_SIZE - channel.in_end);
-        if (got > 0) {
-            channel.in_end += (size_t)got;
-            continue;
-        }
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0 && errno == EAGAIN)
-            return true;
-        channel.broken = true;
-        return false;
-    }
-    return true;
+    size_t room = INPUT_SIZE - channel.in_end;
+    ssize_t got;
+    if (room == 0)
+        return true;
+    do
+        got = read(descriptor, channel.in + channel.in_end, room);
+    while (got < 0 && errno == EINTR);
+    if (got > 0)
+        channel.in_end += (size_t)got;
+    channel.broken |= got == 0 || (got < 0 && errno != EAGAIN);
+    return !channel.broken;
 }
 
 const uint8_t *channel_input(size_t *size)

@@ -14,7 +14,7 @@ struct listing {
     char *text;
 };
 
-/* Reads the names in a folder, sorted by their bytes. In an overlay's upper folder a deleted file is
+/* Reads the names in a folder that was just opened, sorted by their bytes. In an overlay's upper folder a deleted file is
  * at the place of its mark, `.wh.NAME`. False with errno. */
 bool listing_read(struct listing *listing, int folder, bool overlay);
 void listing_free(struct listing *listing);

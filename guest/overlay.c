@@ -2,8 +2,10 @@
 #include "overlay.h"
 
 #include <fcntl.h>
+#include <linux/limits.h>
 #include <linux/openat2.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -14,15 +16,23 @@
 #define SYS_openat2 437
 #endif
 
-bool overlay_is_opaque(int folder)
-{
-    char value;
-    return fgetxattr(folder, "trusted.overlay.opaque", &value, 1) == 1 && value == 'y';
-}
+static const char opaque[] = "trusted.overlay.opaque", redirect[] = "trusted.overlay.redirect";
 
-bool overlay_is_renamed(int folder)
+struct overlay_notes overlay_notes(int folder)
 {
-    return fgetxattr(folder, "trusted.overlay.redirect", NULL, 0) > 0;
+    static char names[XATTR_LIST_MAX];
+    struct overlay_notes notes = {0};
+    char value;
+    ssize_t size = flistxattr(folder, names, sizeof names);
+    if (size < 0)
+        return notes;
+    for (const char *at = names; at < names + size; at += strlen(at) + 1) {
+        if (strcmp(at, opaque) == 0)
+            notes.opaque = fgetxattr(folder, opaque, &value, 1) == 1 && value == 'y';
+        else if (strcmp(at, redirect) == 0)
+            notes.renamed = fgetxattr(folder, redirect, NULL, 0) > 0;
+    }
+    return notes;
 }
 
 static bool find(unsigned layer, const char *path, struct stat *found)

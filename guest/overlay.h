@@ -5,10 +5,14 @@
 #include <stdbool.h>
 #include <sys/stat.h>
 
-/* Hides the layers' folder of the same name. */
-bool overlay_is_opaque(int folder);
-/* Has the contents of a layers' folder of another name. */
-bool overlay_is_renamed(int folder);
+struct overlay_notes {
+    /* It hides the layers' folder of the same name. */
+    bool opaque;
+    /* It has the contents of a layers' folder of another name. */
+    bool renamed;
+};
+
+struct overlay_notes overlay_notes(int folder);
 
 /* The topmost of the lowest `layers` layers that has a folder of this path. */
 bool overlay_lower(unsigned layers, const char *path, struct stat *found);

@@ -194,7 +194,8 @@ static void send_end(struct command *command, int index)
     output->end_sent = true;
 }
 
-void stream_read_output(struct command *command, int index)
+/* Whether there may be more. */
+static bool read_once(struct command *command, int index)
 {
     struct output *output = &command->outputs[index];
     bool ended = command->state == COMMAND_ENDED;
@@ -203,26 +204,33 @@ void stream_read_output(struct command *command, int index)
         size = output->left;
     uint8_t *place = channel_place();
     if (place == NULL || output->fd < 0 || size == 0)
-        return;
+        return false;
     ssize_t got = read(output->fd, place, size);
     if (got > 0) {
         channel_commit(index == 0 ? FRAME_STDOUT : FRAME_STDERR, command->id, (uint32_t)got);
         output->credit -= (uint32_t)got;
         output->left -= ended ? (size_t)got : 0;
-        return;
+        return (size_t)got == size;
     }
     if (got < 0 && errno == EINTR)
-        return;
+        return false;
     if (got < 0 && errno == EAGAIN) {
         /* Nothing now is, after the end, nothing ever. */
         output->left = 0;
-        return;
+        return false;
     }
     close(output->fd);
     output->fd = -1;
     /* A terminal whose users are gone may be opened again; its end is the command's. */
     if (!command->terminal)
         send_end(command, index);
+    return false;
+}
+
+void stream_read_output(struct command *command, int index)
+{
+    while (read_once(command, index) && channel_has_room_for_data())
+        continue;
 }
 
 void stream_end(struct command *command)

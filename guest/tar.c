@@ -65,11 +65,13 @@ bool tar_data(const void *bytes, size_t size)
     return true;
 }
 
-uint8_t *tar_room(size_t wanted, size_t *room)
+uint8_t *tar_room(uint64_t wanted, size_t *room)
 {
     if (output.used == OUTPUT_SIZE && !flush())
         return NULL;
-    *room = OUTPUT_SIZE - output.used < wanted ? OUTPUT_SIZE - output.used : wanted;
+    *room = OUTPUT_SIZE - output.used;
+    if (wanted < *room)
+        *room = (size_t)wanted;
     return output.bytes + output.used;
 }
 

@@ -51,7 +51,7 @@ bool tar_header(const struct tar_entry *entry);
 bool tar_data(const void *bytes, size_t size);
 /* Where data can be put without a copy: *room bytes, at most `wanted`, at least one; NULL once a
  * write has failed. tar_filled() says how much was put there. */
-uint8_t *tar_room(size_t wanted, size_t *room);
+uint8_t *tar_room(uint64_t wanted, size_t *room);
 void tar_filled(size_t size);
 /* Fills the last block of `size` bytes of data. */
 bool tar_pad(uint64_t size);

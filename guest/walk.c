@@ -212,22 +212,22 @@ static bool walk_renamed(struct walk *walk, struct folder *below)
 static bool walk_overlaid(struct walk *walk, struct folder *folder, const struct stat *found)
 {
     struct stat lower;
+    struct overlay_notes notes = overlay_notes(folder->fd);
     if (walk->exact) {
         bool good = write_folders(folder) &&
-                    (!overlay_is_opaque(folder->fd) || write_mark(folder, "", ".wh..wh..opq"));
+                    (!notes.opaque || write_mark(folder, "", ".wh..wh..opq"));
         return good ? walk_folder(walk, folder, true) : stop(walk);
     }
-    bool hides = overlay_is_opaque(folder->fd), renamed = overlay_is_renamed(folder->fd);
     bool over = !folder->is_new &&
                 overlay_lower(walk->layers, path[0] != 0 ? path : ".", &lower);
-    folder->is_new = folder->is_new || !over || hides || renamed;
+    folder->is_new = folder->is_new || !over || notes.opaque || notes.renamed;
     bool own = walk->leave_made_out && made_is_untouched(path, found);
     bool changed = !own && (!over || !overlay_same_folder(found, &lower));
-    if ((changed || renamed || (over && hides)) && !write_folders(folder))
+    if ((changed || notes.renamed || (over && notes.opaque)) && !write_folders(folder))
         return stop(walk);
-    if (over && (hides || renamed) && !write_mark(folder, "", ".wh..wh..opq"))
+    if (over && (notes.opaque || notes.renamed) && !write_mark(folder, "", ".wh..wh..opq"))
         return stop(walk);
-    return renamed ? walk_renamed(walk, folder) : walk_folder(walk, folder, true);
+    return notes.renamed ? walk_renamed(walk, folder) : walk_folder(walk, folder, true);
 }
 
 static bool descend(struct walk *walk, struct folder *parent, const char *name,
@@ -323,7 +323,8 @@ bool walk_tree(struct walk *walk, const char *wanted)
         return stop(walk);
     struct folder top = {.found = &top_found, .fd = walk->merged, .written = !whole, .is_new = true};
     if (whole)
-        return write_folders(&top) && walk_folder(walk, &top, false);
+        return lseek(walk->merged, 0, SEEK_SET) == 0 && write_folders(&top) &&
+               walk_folder(walk, &top, false);
     if (S_ISDIR(found.st_mode))
         return descend(walk, &top, path, &found, false);
     return write_entry(walk, &top, path, &found);

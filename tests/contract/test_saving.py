@@ -86,6 +86,27 @@ def _digest(path: str) -> str:
     return done.stdout.decode().split()[0]
 
 
+# More names than one reading of a folder gives; more files than are open at a time.
+MANY = """
+set -e
+long=$(printf 'n%.0s' $(seq 200))
+mkdir -p /srv/big /srv/deep
+for i in $(seq 700); do echo $i >/srv/big/$long$i; done
+at=/srv/deep
+for i in $(seq 40); do
+    at=$at/d; mkdir $at; for j in 1 2 3 4 5 6 7 8 9; do echo $i$j >$at/a$j; done; echo $i >$at/z
+done
+"""
+SUMS = "cd /srv && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum"
+
+
+def test_big_and_deep_folders_are_kept(own: AppPot) -> None:
+    made = run(own, own.image, MANY + SUMS, "--root", "--save", "many:1")
+    assert made.status == 0, made.complaint
+    found = run(own, "many:1", f"{SUMS}; find /srv -type f | wc -l", "--root")
+    assert found.stdout == made.stdout + b"1100\n"
+
+
 def test_what_the_machine_itself_made_is_not_kept(own: AppPot) -> None:
     """Whose name and home the payload has, its /job, and the names of hosts."""
     bind = os.path.join(own.folder, "bound")

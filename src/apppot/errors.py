@@ -27,7 +27,7 @@ class AppPotError(Exception):
     the exit status that the verb would give to its failures.
     """
 
-    def __init__(self, message: str, *, hint: str = "", status: ExitStatus | None = None) -> None:
+    def __init__(self, message: str, *, hint: str = "", status: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

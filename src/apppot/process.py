@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 
-from apppot.errors import AppPotError, ProcessError
+from apppot.errors import AppPotError, ExitStatus, ProcessError
 from apppot.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ FOREIGN_SIGNALS = (
     signal.SIGXFSZ,
 )
 
+_ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -51,6 +53,16 @@ def hold_signals() -> None:
 def release_signals() -> None:
     """Let FOREIGN_SIGNALS come again, and those that have waited."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOREIGN_SIGNALS)
+
+
+def check_signals(when: str) -> None:
+    """Raise AppPotError if one that ends a run waits among the signals that are held."""
+    for number in sorted(signal.sigpending() & _ENDING):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as with nohup
+            raise AppPotError(
+                f"ended by {signal.Signals(number).name} {when}",
+                status=ExitStatus.SIGNAL_BASE + number,
+            )
 
 
 @contextlib.contextmanager

@@ -244,15 +244,19 @@ def test_folders_are_brought_in_and_changes_out(apppot: AppPot) -> None:
     assert set(os.listdir(apppot.job)) == {"input"}
 
 
-def test_memory_that_is_damaged_is_told(apppot: AppPot) -> None:
-    """QEMU waits for ever for the first byte, if there is none."""
-    script = "echo up; sleep 60"
-    with apppot.start(
-        ["sh", "-c", script], options=options(apppot, "--network", "none")
-    ) as running:
+def saved_machine(apppot: AppPot, *more: str) -> None:
+    """Save a machine whose payload says `on` when it goes on, and ends with 3."""
+    script = "echo up; read line; echo on; exit 3"
+    words = options(apppot, "--network", "none", *more)
+    with apppot.start(["sh", "-c", script], options=words, stdin=subprocess.PIPE) as running:
         running.expect(b"up\n", PATIENCE)
         saved_by_signal(running)
         assert running.wait(PATIENCE).status == CHECKPOINTED
+
+
+def test_memory_that_is_damaged_is_told(apppot: AppPot) -> None:
+    """QEMU waits for ever for the first byte, if there is none."""
+    saved_machine(apppot)
     words = apppot.verb("restore", "--job-dir", apppot.job, apppot.path("saved"))
     refused = apppot.call(words, timeout=PATIENCE)
     assert (refused.status, "--job-dir" in refused.complaint) == (125, True)
@@ -265,3 +269,50 @@ def test_memory_that_is_damaged_is_told(apppot: AppPot) -> None:
             done = apppot.call(apppot.verb("restore", apppot.path("saved")), timeout=PATIENCE)
             assert (done.status, done.stdout) == (125, b"")
             assert "is damaged" in done.complaint
+
+
+def test_a_disk_that_is_damaged_is_told(apppot: AppPot) -> None:
+    """One bit of it, before the machine runs; and it runs again when that bit is mended."""
+    saved_machine(apppot, "--scratch", "64M")
+    words = apppot.verb("restore", apppot.path("saved"))
+    disk = manifest(apppot)["disk"]["name"]
+    with open(apppot.path("saved", disk), "r+b", buffering=0) as file:
+        for at in (1024 + 0x38, 60 << 20):  # ext4's magic number; nothing at all
+            was = os.pread(file.fileno(), 1, at)
+            os.pwrite(file.fileno(), bytes([was[0] ^ 0x10]), at)
+            done = apppot.call(words, stdin=b"\n", timeout=PATIENCE)
+            assert (done.status, done.stdout) == (125, b"")
+            assert f"is damaged: {disk}: its digest" in done.complaint
+            os.pwrite(file.fileno(), was, at)
+    done = apppot.call(words, stdin=b"\n", timeout=PATIENCE)
+    assert (done.status, done.stdout) == (3, b"on\n"), done.complaint
+
+
+def written(apppot: AppPot) -> dict[str, int]:
+    """Return the checkpoint's files, and when each was written."""
+    return {each.name: each.stat().st_mtime_ns for each in os.scandir(apppot.path("saved"))}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_user_can_end_it_while_qemu_loads(apppot: AppPot, number: int) -> None:
+    """Here QEMU is stuck; all is cleaned up, and the checkpoint is what it was."""
+    saved_machine(apppot, "--scratch", "64M")
+    before = written(apppot)
+    stuck = apppot.path("bin")
+    os.mkdir(stuck)
+    with open(os.path.join(stuck, virtual.PROGRAM), "w", encoding="utf-8") as file:
+        version = f"[ $1 = --version ] && exec {virtual.program()} --version"
+        file.write(f"#!/bin/sh\n{version}\necho stuck >&2; exec sleep 1000\n")
+        os.fchmod(file.fileno(), 0o755)
+    slow = apppot.having(PATH=f"{stuck}:{os.environ['PATH']}")
+    process = restore(slow, stderr=subprocess.PIPE)
+    time.sleep(2)
+    assert process.poll() is None, process.communicate()
+    began = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert time.monotonic() - began < 1
+    assert process.returncode == 128 + number
+    assert f"ended by {signal.Signals(number).name}" in said.decode()
+    assert written(apppot) == before
+    assert not apppot.machines()

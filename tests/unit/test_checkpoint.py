@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import socket
 import sys
 import tempfile
-import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,74 +15,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apppot.__main__ import main
-from apppot.agent.spec import CommandSpec, GuestUser, Terminal
-from apppot.agent.standstill import Conversation, Output, Relay
 from apppot.checkpoint import beginning, restoring, saving
 from apppot.checkpoint import folder as folders
 from apppot.checkpoint import manifest as manifests
-from apppot.checkpoint.feeding import Feed
 from apppot.checkpoint.folder import Folder
-from apppot.checkpoint.manifest import Blob, Folders, Habits, Hardware, Manifest, SavedImage
+from apppot.checkpoint.manifest import Blob, Disk, Folders
 from apppot.errors import AppPotError, MachineError, UsageError
-from apppot.image import compressed
 from apppot.machine import cpumodel
 from apppot.machine.cpumodel import CpuModel, Processor
-from apppot.machine.model import EngineName, Network, Share
-from apppot.machine.monitor import Monitor
+from apppot.machine.model import EngineName, Share
 from apppot.request import Checkpoint, RunRequest
+from tests.unit.checkpoints import HARDWARE, saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-HARDWARE = Hardware(
-    engine=EngineName.KVM,
-    hostname="node",
-    cpus=2,
-    memory=512 << 20,
-    scratch=1 << 30,
-    network=Network.USER,
-    host_loopback=False,
-    kernel_arguments=("quiet",),
-    user=GuestUser(1000, 1000, "me", "/home/me"),
-    cpu_model=CpuModel.V3,
-    vendor="GenuineIntel",
-    qemu="8.2.1",
-    machine_type="pc-q35-8.2",
-    layout="0" * 64,
-    kernel="1" * 64,
-    agent="2" * 64,
-)
-
-
-def saved(
-    memory: Blob,
-    disk: Blob | None = None,
-    held: bytes = b"",
-    pending: bytes = b"",
-    text: bytes = b"x",
-    folders: Folders | None = None,
-) -> Manifest:
-    relay = Relay(3, 1.5, 100, {1: Output(pending, False), 2: Output(b"", True)})
-    return Manifest(
-        apppot="1",
-        host="here",
-        saved=1.0,
-        image=SavedImage("name:tag", "sha256:" + "3" * 64, (Blob("sha256:" + "4" * 64, 5),)),
-        hardware=HARDWARE,
-        command=CommandSpec((text,), (b"A=" + text,), b"/", 1, 2, (3,), Terminal(10, 20)),
-        habits=Habits(20.0, 10),
-        conversation=Conversation({1: held}, {}, 4, relay, held),
-        memory=memory,
-        disk=disk,
-        folders=folders,
-    )
+    from apppot.checkpoint.manifest import Manifest
 
 
 @given(held=st.binary(), pending=st.binary(), text=st.binary())
 def test_manifests_come_back_as_they_were(held: bytes, pending: bytes, text: bytes) -> None:
-    folders = Folders((Share("/here", b"/job"),), Blob("folders-1", 9))
-    manifest = saved(Blob("memory-1", 7), Blob("disk-1", 8), held, pending, text, folders)
+    folders = Folders((Share("/here", b"/job"),), Disk("folders-1", 9, "5" * 64))
+    manifest = saved(Blob("memory-1", 7), Disk("disk-1", 8, "6" * 64), held, pending, text, folders)
     assert manifests.parse(manifests.render(manifest), "there") == manifest
 
 
@@ -126,7 +78,7 @@ def put(folder: Folder, memory: bytes, disk: int | None = None, *, final: bool =
         target, name = files.enter_context(folder.memory())
         os.write(target, memory)
         if disk is not None:
-            kept = folder.keep_disk(files, disk, final=final)[1]
+            kept = folder.keep_disk(files, disk, final=final).disk()
     manifest = saved(Blob(name, len(memory)), kept)
     folder.commit(manifest)
     return manifest
@@ -221,22 +173,6 @@ def test_levels_of_processors() -> None:
     assert "-x2apic" in cpumodel.qemu_model(CpuModel.V3, "")
 
 
-def test_a_disk_that_cannot_be_copied_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setenv("APPPOT_TMPDIR", str(tmp_path))
-    monkeypatch.setattr(restoring, "copy", full)
-    (tmp_path / "disk-1").write_bytes(b"disk")
-    manifest = saved(Blob("memory-1", 7), Blob("disk-1", 4))
-    with contextlib.ExitStack() as stack:
-        folder = Folder(str(tmp_path), stack)
-        with pytest.raises(MachineError, match=f"copied to {tmp_path}: No space"):
-            stack.enter_context(restoring.saved_files(folder, manifest))
-
-
 def test_what_a_host_must_have(monkeypatch: pytest.MonkeyPatch) -> None:
     version = "8.2.0"
     all_flags = frozenset({*cpumodel._V2, *cpumodel._V3})
@@ -328,52 +264,6 @@ def test_an_engine_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch) ->
     request = RunRequest("no:image", job_dir=None, checkpoint=Checkpoint("there"))
     with pytest.raises(UsageError, match="no engine 'qemu'"):
         beginning.engine(request)
-
-
-def fed(path: Path) -> tuple[bytes, str]:
-    with contextlib.ExitStack() as stack:
-        feed = Feed(os.open(path, os.O_RDONLY), stack)
-        with open(os.dup(feed.reader), "rb") as file:
-            given = file.read()
-        assert feed.ended.wait(10)
-        return given, feed.trouble
-
-
-def test_memory_is_given_whole_or_its_damage_is_told(tmp_path: Path) -> None:
-    zstd = compressed.zstd()
-    memory = os.urandom(3 << 20) + bytes(5 << 20)
-    options = {zstd.CompressionParameter.checksum_flag: 1}
-    packed = zstd.compress(memory, options=options)
-    path = tmp_path / "memory"
-    path.write_bytes(packed)
-    assert fed(path) == (memory, "")
-    path.write_bytes(packed[:-1])
-    assert fed(path)[1] == "it ends too early"
-    for damaged in (packed[:-1] + bytes([packed[-1] ^ 1]), b"none of zstd's", b""):
-        path.write_bytes(damaged)
-        given, trouble = fed(path)
-        assert given, "QEMU 7.2 waits for a first byte for ever"
-        assert trouble
-
-
-def test_qemu_that_has_all_of_the_memory_is_not_waited_for_without_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def answer(*_: object) -> dict[str, str]:
-        return {"status": "inmigrate"}
-
-    monkeypatch.setattr(Monitor, "_ask", answer)
-    monkeypatch.setattr("apppot.machine.monitor.PATIENCE", 0.05)
-    given = threading.Event()
-    given.set()
-    ours, other = socket.socketpair()
-    with (
-        ours,
-        other,
-        Monitor(ours.fileno()) as monitor,
-        pytest.raises(MachineError, match="did not answer"),
-    ):
-        monitor.wait_until_loaded(given)
 
 
 def test_copies_are_sparse_and_whole(tmp_path: Path) -> None:

@@ -10,20 +10,40 @@ import re
 from typing import TYPE_CHECKING
 
 from apppot.checkpoint import manifest
-from apppot.checkpoint.manifest import Blob
+from apppot.checkpoint.manifest import Disk
+from apppot.checkpoint.sums import Digest
 from apppot.errors import MachineError, UsageError
 from apppot.image import aside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import ExitStack
 
     from apppot.checkpoint.manifest import Manifest
 
 _MEMORY, _DISK, _FOLDERS = "memory-", "disk-", "folders-"
 _OURS = re.compile(r"(memory|disk|folders)-[0-9a-f]{8}")
-_PIECE = 1 << 30  # bytes for one call of the system
+_PIECE = 16 << 20  # bytes for one call of the system: on slow disks, the user may want to end it
 _FICLONE = 0x40049409
+
+
+class Kept:
+    """A disk that is kept in a checkpoint's folder; its digest is computed while others work."""
+
+    def __init__(self, descriptor: int, name: str, files: ExitStack) -> None:
+        """Begin with the digest; the file stays open until `files` is closed."""
+        self._descriptor, self._name = descriptor, name
+        self._digest = Digest(descriptor, files)
+
+    @property
+    def room(self) -> int:
+        """The bytes that it takes."""
+        return os.fstat(self._descriptor).st_blocks * 512
+
+    def disk(self) -> Disk:
+        """Wait for the digest, and return what the manifest says of the disk; raises OSError."""
+        size = os.fstat(self._descriptor).st_size
+        return Disk(self._name, size, self._digest.result())
 
 
 class Folder:
@@ -75,28 +95,25 @@ class Folder:
         """Give a file for the machine's memory."""
         return self.file(_MEMORY)
 
-    def keep_disk(self, files: ExitStack, disk: int, *, final: bool) -> tuple[int, Blob]:
-        """Keep a machine's disk, that stands still until `files` is closed; for good if `final`.
-
-        Returns the descriptor of what is kept, and its name and size.
-        """
-        size = os.fstat(disk).st_size
+    def keep_disk(self, files: ExitStack, disk: int, *, final: bool) -> Kept:
+        """Keep a machine's disk, that stands still until this returns; for good if `final`."""
         if final:
             name = _DISK + os.urandom(4).hex()
             with contextlib.suppress(OSError):  # of another file system, or had a name once
                 # With a folder's descriptor, Python's link() follows the link to the file.
                 os.link(f"/proc/self/fd/{disk}", name, src_dir_fd=self._lock, dst_dir_fd=self._lock)
-                os.fsync(disk)
-                return disk, Blob(name, size)
-        target, name = files.enter_context(self.file(_DISK))
-        copy(disk, target)
-        return target, Blob(name, size)
+                files.callback(os.fsync, disk)
+                return Kept(disk, name, files)
+        return self._keep(files, disk, _DISK)
 
-    def keep_layer(self, files: ExitStack, layer: int) -> tuple[int, Blob]:
-        """Keep the layer of the machine's folders; see `keep_disk`."""
-        target, name = files.enter_context(self.file(_FOLDERS))
-        copy(layer, target)
-        return target, Blob(name, os.fstat(layer).st_size)
+    def keep_layer(self, files: ExitStack, layer: int) -> Kept:
+        """Keep the layer of the machine's folders."""
+        return self._keep(files, layer, _FOLDERS)
+
+    def _keep(self, files: ExitStack, source: int, kind: str) -> Kept:
+        target, name = files.enter_context(self.file(kind))
+        copy(source, target)
+        return Kept(target, name, files)
 
     def commit(self, done: Manifest) -> None:
         """Let a checkpoint, whose files are there, be the one that the folder holds."""
@@ -114,8 +131,11 @@ class Folder:
                     os.unlink(os.path.join(self.path, name))
 
 
-def copy(source: int, target: int) -> None:
-    """Copy a file; what is not there takes no room. Raises OSError."""
+def copy(source: int, target: int, look: Callable[[], None] = lambda: None) -> None:
+    """Copy a file; what is not there takes no room. Raises OSError.
+
+    Every now and then it will `look`, which may raise.
+    """
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
     with contextlib.suppress(OSError):
@@ -130,11 +150,12 @@ def copy(source: int, target: int) -> None:
                 return
             raise
         at = os.lseek(source, begin, os.SEEK_HOLE)
-        _copy_part(source, target, begin, at)
+        _copy_part(source, target, begin, at, look)
 
 
-def _copy_part(source: int, target: int, begin: int, end: int) -> None:
+def _copy_part(source: int, target: int, begin: int, end: int, look: Callable[[], None]) -> None:
     while begin < end:
+        look()
         piece = min(end - begin, _PIECE)
         try:
             done = os.copy_file_range(source, target, piece, begin, begin)

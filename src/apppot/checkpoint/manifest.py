@@ -14,7 +14,7 @@ from apppot.errors import MachineError, UsageError
 from apppot.machine.cpumodel import CpuModel  # noqa: TC001  read at run time
 from apppot.machine.model import EngineName, Network, Share
 
-FORMAT = 1
+FORMAT = 2
 NAME = "checkpoint.json"
 ENGINES = (EngineName.KVM, EngineName.TCG)  # whose machines can be saved
 
@@ -25,6 +25,13 @@ class Blob:
 
     name: str
     size: int
+
+
+@dataclass(frozen=True)
+class Disk(Blob):
+    """A disk in the folder, by whose digest (apppot.checkpoint.sums) damage to it is found."""
+
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Folders:
     """Folders that were brought into the machine as its highest layer; changes go back to them."""
 
     shares: tuple[Share, ...]
-    layer: Blob
+    layer: Disk
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class Manifest:
     habits: Habits
     conversation: Conversation
     memory: Blob
-    disk: Blob | None
+    disk: Disk | None
     folders: Folders | None
 
     @property

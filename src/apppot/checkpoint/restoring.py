@@ -9,29 +9,26 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apppot import paths, process
+from apppot import process
 from apppot.agent import standstill, terminal
 from apppot.agent.loop import Loop
 from apppot.checkpoint import manifest as manifests
-from apppot.checkpoint.feeding import Feed
-from apppot.checkpoint.folder import Folder, copy
+from apppot.checkpoint.folder import Folder
+from apppot.checkpoint.loading import Loading
 from apppot.checkpoint.manifest import Habits
 from apppot.checkpoint.saving import Saver
 from apppot.drive import Driver
 from apppot.errors import AppPotError, MachineError, UsageError
 from apppot.image import store
 from apppot.lean import replace
-from apppot.machine import choice, cpumodel, limits, rundir, scratch, virtual
-from apppot.machine.model import EngineName, LayerFile, MachineSpec, Saving
+from apppot.machine import choice, cpumodel, limits, rundir, virtual
+from apppot.machine.model import EngineName, LayerFile, MachineSpec
 from apppot.machine.monitor import Monitor
 from apppot.machine.qemu import layout
 from apppot.machine.rundir import RunDir
 from apppot.run import JOB, Finished, facts, tell_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import ExitStack
-
     from apppot.checkpoint.manifest import Hardware, Manifest
     from apppot.image.model import Image
     from apppot.machine.model import Share
@@ -102,22 +99,10 @@ def restore(request: RestoreRequest) -> Finished:
         rundir.sweep()
         engine = chosen.engine()
         own = stack.enter_context(RunDir.make())
-        with saved_files(folder, saved) as (memory, disk):
-            saving = Saving(
-                cpumodel.qemu_model(saved.hardware.cpu_model, saved.hardware.vendor),
-                saved.hardware.machine_type,
-                memory.reader,
-                disk,
-            )
-            machine = engine.start(replace(spec, saving=saving), own, stack)
+        loading = Loading(folder, saved, layer, stack)
+        machine = loading.start(engine, spec, own, stack)
         monitor = stack.enter_context(Monitor(machine.monitor or 0))
-        try:
-            monitor.wait_until_loaded(memory.ended)
-            monitor.go_on()
-        except MachineError as error:
-            if memory.trouble:
-                raise manifests.damage(folder.path, saved.memory, memory.trouble) from error
-            raise _not_loaded(error, machine.console_tail()) from error
+        loading.finish(machine, monitor)
         session = standstill.resume(Loop(), machine.channel, saved.conversation)
         stack.callback(session.close)
         brought = (staged.shares, layer) if staged and layer is not None else None
@@ -242,43 +227,3 @@ def machine_spec(saved: Manifest, image: Image, folder: Folder) -> MachineSpec:
             hint="restore it with that version",
         )
     return spec
-
-
-@contextlib.contextmanager
-def saved_files(folder: Folder, saved: Manifest) -> Iterator[tuple[Feed, int | None]]:
-    """Give the saved memory, and a copy of the saved disk.
-
-    The folder stays as it is, so that the machine can be restored again if this run is killed.
-    """
-    with contextlib.ExitStack() as stack:
-        disk = None
-        if saved.disk:
-            with manifests.opened(folder.path, saved.disk) as file:
-                disk = _copied(file.fileno(), stack)
-        with manifests.opened(folder.path, saved.memory) as file:
-            memory = Feed(os.dup(file.fileno()), stack)
-        yield memory, disk
-
-
-def _copied(source: int, stack: ExitStack) -> int:
-    """Return the descriptor of a copy in the folder for scratch; raises MachineError."""
-    folder = paths.scratch_dir()
-    try:
-        disk = scratch.nameless_file(folder)
-        stack.callback(os.close, disk)
-        copy(source, disk)
-    except OSError as error:
-        raise MachineError(
-            f"the saved disk cannot be copied to {folder}: {error.strerror}",
-            hint="APPPOT_TMPDIR names another folder for that",
-        ) from error
-    return disk
-
-
-def _not_loaded(error: MachineError, console: str) -> MachineError:
-    lines = [line for line in console.splitlines() if line.strip()]
-    last = f"; QEMU said last: {lines[-1].strip()}" if lines else ""
-    return MachineError(
-        f"the saved machine could not be loaded: {error.message}{last}",
-        hint="was it saved by a newer QEMU, or is its file damaged?",
-    )

@@ -152,21 +152,20 @@ class Saver:
         stopped = time.monotonic()
         monitor.stop()
         version, machine_type = monitor.facts()
-        disk = None
         with contextlib.ExitStack() as files:
+            disk = layer = None
+            if machine.scratch is not None:
+                disk = self.folder.keep_disk(files, machine.scratch, final=stop)
+            if self._staged:
+                layer = self.folder.keep_layer(files, self._staged[1])
             target, name = files.enter_context(self.folder.memory())
             _receive(monitor, target)
-            memory = Blob(name, os.fstat(target).st_size)
-            size = os.fstat(target).st_blocks
-            if machine.scratch is not None:
-                kept, disk = self.folder.keep_disk(files, machine.scratch, final=stop)
-                size += os.fstat(kept).st_blocks
-            folders = None
-            if self._staged:
-                shares, layer = self._staged
-                kept, blob = self.folder.keep_layer(files, layer)
-                folders = Folders(shares, blob)
-                size += os.fstat(kept).st_blocks
+            conversation = standstill.conversation(session, payload)
+            if not stop:
+                self._go_on(session)
+            stood = time.monotonic() - stopped
+            size = os.fstat(target).st_blocks * 512
+            size += sum(kept.room for kept in (disk, layer) if kept)
             done = Manifest(
                 apppot=__version__,
                 host=os.uname().nodename,
@@ -175,17 +174,14 @@ class Saver:
                 hardware=replace(self._hardware, qemu=version, machine_type=machine_type),
                 command=self._command,
                 habits=self.habits,
-                conversation=standstill.conversation(session, payload),
-                memory=memory,
-                disk=disk,
-                folders=folders,
+                conversation=conversation,
+                memory=Blob(name, os.fstat(target).st_size),
+                disk=disk.disk() if disk else None,
+                folders=Folders(self._staged[0], layer.disk()) if self._staged and layer else None,
             )
-            if not stop:
-                self._go_on(session)
-            stood = time.monotonic() - stopped
         self.folder.commit(done)
         self._last = done
-        return Saved(self.folder.path, size * 512, time.monotonic() - self._began, stood)
+        return Saved(self.folder.path, size, time.monotonic() - self._began, stood)
 
 
 def _check_alone(session: Session, payload: Command) -> None:

@@ -16,9 +16,11 @@ from apppot.errors import MachineError
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable, Coroutine
 
 PATIENCE = 30.0  # seconds that QEMU may take for an answer
 _LOOK = 0.005  # seconds between looks at what takes a while; versions differ in their events
+_OFTEN = 0.1  # seconds between looks at what else may have happened
 _GIVEN = "state"  # QEMU's name for the descriptor that it writes to
 
 
@@ -64,12 +66,14 @@ class Monitor:
         """Write the state of memory and devices to a descriptor of a pipe, whole."""
         self._wait(self._save(target), "save the machine's memory", patience=None)
 
-    def wait_until_loaded(self, given: threading.Event) -> None:
+    def wait_until_loaded(self, given: threading.Event, look: Callable[[], None]) -> None:
         """Wait until the state that QEMU was started with has been read.
 
-        From when all of it was `given`, that may take as long as an answer.
+        From when all of it was `given`, that may take as long as an answer. Meanwhile `look`,
+        which may raise: QEMU says nothing while it reads.
         """
-        self._wait(self._loaded(given), "load the machine's memory", patience=None)
+        loaded = _looking(self._loaded(given), look)
+        self._wait(loaded, "load the machine's memory", patience=None)
 
     def facts(self) -> tuple[str, str]:
         """Return QEMU's version, and the name of its machine type with that one's version."""
@@ -117,3 +121,16 @@ class Monitor:
                 if time.monotonic() > late:
                     raise TimeoutError
             await asyncio.sleep(_LOOK)
+
+
+async def _looking(work: Coroutine[Any, Any, None], look: Callable[[], None]) -> None:
+    """Wait for `work`, and `look` every now and then."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            look()
+            await asyncio.wait({task}, timeout=_OFTEN)
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+    await task

@@ -257,12 +257,12 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
             from apppot.image import changefile
 
             image = changefile.stacked(image, request.changes)
-        wanted = request.engine
         if request.checkpoint:
             from apppot.checkpoint import beginning
 
-            wanted = beginning.engine(request)
-        choice = choose(wanted, request.mode)
+            choice = beginning.engine(request)
+        else:
+            choice = choose(request.engine, request.mode)
         if request.verbose:
             terminal.tell(choice)
         spec = machine_spec(request, image, who, choice)

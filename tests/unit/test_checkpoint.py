@@ -21,7 +21,7 @@ from apppot.checkpoint import manifest as manifests
 from apppot.checkpoint.folder import Folder
 from apppot.checkpoint.manifest import Blob, Disk, Folders
 from apppot.errors import AppPotError, MachineError, UsageError
-from apppot.machine import cpumodel
+from apppot.machine import cpumodel, virtual
 from apppot.machine.cpumodel import CpuModel, Processor
 from apppot.machine.model import EngineName, Share
 from apppot.request import Checkpoint, RunRequest
@@ -257,6 +257,24 @@ def test_options_without_a_folder_are_refused(
 ) -> None:
     assert main(["run", *words, "no:image"]) == 125
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("named", "works", "told"),
+    [
+        (None, False, "tcg: --checkpoint-dir needs kvm or tcg, and kvm does not work here (why)"),
+        (EngineName.AUTO, False, "tcg: --checkpoint-dir needs"),
+        (None, True, "kvm: why"),
+        (EngineName.TCG, True, "tcg: it was asked for"),
+    ],
+)
+def test_the_reason_for_the_engine_is_told(
+    monkeypatch: pytest.MonkeyPatch, named: EngineName | None, works: bool, told: str
+) -> None:
+    monkeypatch.delenv("APPPOT_ENGINE", raising=False)
+    monkeypatch.setattr(virtual, "kvm", lambda **_: virtual.Answer(works, "why"))
+    request = RunRequest("no:image", job_dir=None, engine=named, checkpoint=Checkpoint("there"))
+    assert str(beginning.engine(request)).startswith(f"engine {told}")
 
 
 def test_an_engine_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from apppot.agent.spec import CommandSpec
     from apppot.image.model import Image
+    from apppot.machine.choice import Choice
     from apppot.machine.model import MachineSpec
     from apppot.machine.staging import Staged
     from apppot.request import RunRequest
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 _FOLDERS = "a shared folder is the host's, and cannot be saved with the machine"
 
 
-def engine(request: RunRequest) -> EngineName:
-    """Return which engine can run a machine that can be saved; raises UsageError.
+def engine(request: RunRequest) -> Choice:
+    """Return the engine for a machine that can be saved; raises UsageError or MachineError.
 
     The best that works may be `uml`, which cannot: unless that was named, it is another one.
     """
@@ -39,9 +40,13 @@ def engine(request: RunRequest) -> EngineName:
     if wanted is None:
         wanted = choice.setting()
     if wanted in ENGINES:
-        return wanted
+        return choice.choose(wanted)
     if wanted is EngineName.AUTO or request.engine is None:
-        return EngineName.KVM if virtual.kvm().works else EngineName.TCG
+        kvm = virtual.kvm()
+        if kvm.works:
+            return choice.Choice(EngineName.KVM, kvm.why)
+        why = f"--checkpoint-dir needs kvm or tcg, and kvm does not work here ({kvm.why})"
+        return choice.Choice(EngineName.TCG, why)
     raise UsageError(
         f"a machine of the engine {wanted} cannot be saved",
         hint="--engine kvm can (and tcg, where there is no KVM); without --engine it is chosen",

@@ -138,14 +138,16 @@ def make(
     without: Callable[[str], bool] | None = None,
     newest: int | None = None,
     below: tuple[int, int] | None = None,
+    holes: bool = False,
 ) -> Normalised:
     """Write a layer made from a seekable tar archive to the file `target`; raises ImageError.
 
-    `options` are more of mkfs.erofs's; for the others see `layer`.
+    `options` are more of mkfs.erofs's; for the others see `layer`. With `holes`, the archive has
+    some where files have zeros, and so has the layer, if they are the kit's mkfs.erofs's.
     """
     reading = partial(tarstream.normalise, without=without, newest=newest, below=below)
     argv = arguments(mkfs_program(), target, compression, options)
-    limit = check_space(archive, target)
+    limit = check_space(archive, target, holes=holes)
     return _made(argv, target, lambda pipe: reading(archive, pipe, limit=limit))
 
 
@@ -184,17 +186,20 @@ def _made(argv: list[str], target: str, write: Callable[[IO[bytes]], Normalised]
     return made[0]
 
 
-def check_space(archive: IO[bytes], target: str) -> int:
+def check_space(archive: IO[bytes], target: str, *, holes: bool = False) -> int:
     """Check that there is room for the layer and for mkfs.erofs's copy; raises ImageError.
 
     Returns the most that the layer's files may have: with sparse ones that is more than the
-    archive has.
+    archive has. With `holes`, only what the archive occupies counts, and that is no limit (0).
 
     The kit's mkfs.erofs reports each failure to write (kit/erofs-utils/patches); the system's own
     1.8 does not, so it must not come to that.
     """
-    needed = 2 * archive.seek(0, os.SEEK_END) + LITTLE_SPACE
+    size = archive.seek(0, os.SEEK_END)
     archive.seek(0)
+    if holes:
+        size = min(size, os.fstat(archive.fileno()).st_blocks * 512)
+    needed = 2 * size + LITTLE_SPACE
     folder, free = _room(target)
     if free < needed:
         raise ImageError(
@@ -202,7 +207,7 @@ def check_space(archive: IO[bytes], target: str) -> int:
             " are free",
             hint=_BIGGER_DISK,
         )
-    return max((free - LITTLE_SPACE) // 2, 1)
+    return 0 if holes else max((free - LITTLE_SPACE) // 2, 1)
 
 
 def _room(target: str) -> tuple[str, int]:

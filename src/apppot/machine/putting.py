@@ -14,6 +14,7 @@ import tarfile
 from typing import IO, TYPE_CHECKING
 
 from apppot.errors import MachineError
+from apppot.holes import PIECE, Sparse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,6 @@ _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 _NEW = b".apppot-new-"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o1777  # no set-user-ID from a machine
-_PIECE = 1 << 20
 
 
 def put(archive: IO[bytes], folders: Mapping[bytes, str]) -> list[str]:
@@ -167,7 +167,9 @@ def _write(source: tarfile.TarFile, member: tarfile.TarInfo, here: int, new: byt
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(new, flags, 0o600, dir_fd=here), "wb") as file:
         if content:
-            shutil.copyfileobj(content, file, _PIECE)
+            sparse = Sparse(file)
+            shutil.copyfileobj(content, sparse, PIECE)
+            sparse.finish()
         file.flush()
         _own(file.fileno(), member)
         os.utime(file.fileno(), (member.mtime,) * 2)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from apppot import paths
 from apppot.capturing import Capture
 from apppot.errors import MachineError, UsageError
+from apppot.holes import Sparse
 from apppot.machine import putting, runfiles, undo
 from apppot.machine.model import LayerFile
 
@@ -100,11 +101,12 @@ def make_layer(shares: Sequence[Share], path: str) -> None:
     from apppot.image import erofs
 
     with tempfile.TemporaryFile(dir=paths.scratch_dir()) as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        sparse = Sparse(file)
+        with tarfile.open(fileobj=sparse, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for share in shares:
                 _add(archive, share)
-        file.seek(0)
-        erofs.make(file, path)
+        sparse.finish()
+        erofs.make(file, path, holes=True)
 
 
 def _add(archive: tarfile.TarFile, share: Share) -> None:

@@ -16,10 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apppot.errors import AppPotError, ImageError, UsageError
-from apppot.image import changefile, changes, entries, erofs, exclude, model, showing
+from apppot.image import (
+    changefile,
+    changes,
+    entries,
+    erofs,
+    exclude,
+    model,
+    saving,
+    saving_changes,
+    showing,
+)
 from apppot.image.changefile import FOOTER, MAGIC, Base
 from apppot.image.model import Image, ImageConfig, Layer
+from apppot.image.store import Store, resolve
 from tests.unit.changes_archives import archive
+from tests.unit.stores import add, store
+
+__all__ = ["store"]  # a fixture
 
 try:
     PROGRAM = erofs.mkfs_program()
@@ -270,3 +284,21 @@ def test_names_cannot_write_to_the_terminal() -> None:
     assert "\x1b" not in text
     assert text.count("\n") == 2
     assert "ü" in text
+
+
+def changed(store: Store, name: str, base: str, *layers: bytes) -> None:
+    """Add an image that was made from `base` by changes."""
+    notes = saving.base_annotations(resolve(base))
+    add(store, name, *layers, annotations=notes)
+
+
+def test_a_base_that_is_changes_itself_is_told(store: Store) -> None:
+    add(store, "a:1", b"base")
+    changed(store, "b:1", "a:1", b"base", b"first")
+    changed(store, "c:1", "b:1", b"base", b"first", b"second")
+    changed(store, "d:1", "c:1", b"base", b"first", b"second", b"third")
+    for name, lowest in (("b:1", ""), ("c:1", "a:1"), ("d:1", "a:1")):
+        assert saving_changes.lowest(changes.of_image(name).base) == lowest
+    store.remove(["a:1"])
+    assert saving_changes.lowest(changes.of_image("c:1").base) == ""
+    assert saving_changes.lowest(changes.of_image("d:1").base) == "b:1"

@@ -68,7 +68,7 @@ def _save(options: argparse.Namespace) -> int:
     from apppot.image.sizes import human
 
     patterns = changes.patterns_for(options.exclude, defaults=options.default_excludes)
-    made = saving_changes.save(
+    saved = saving_changes.save(
         options.file,
         options.subject or "",
         patterns,
@@ -76,7 +76,13 @@ def _save(options: argparse.Namespace) -> int:
         method=options.compress,
         level=options.level,
     )
+    made = saved.made
     terminal.tell(f"{made.path}: {human(made.size)}, {made.entries} files and folders")
+    if saved.lowest:
+        terminal.tell(
+            f"its base {saved.base} is itself changes on top of {saved.lowest};"
+            f" '--base {saved.lowest}' takes them all"
+        )
     return 0
 
 

@@ -75,7 +75,7 @@ def of_image(name: str, base: str = "") -> Subject:
         other = store.resolve(base)
         found = base_of(other)
     else:
-        found = _recorded_base(image)
+        found = recorded_base(image)
     contents = saving.contents(image.layers)
     count = next(
         (n for n in range(1, len(contents) + 1) if model.chain(contents[:n]) == found.chain), 0
@@ -97,7 +97,7 @@ def of_image(name: str, base: str = "") -> Subject:
     )
 
 
-def _recorded_base(image: Image) -> Base:
+def recorded_base(image: Image) -> Base:
     """Return what an image's manifest says of its base; raises ImageError."""
     where, entry = store.find(image.name)
     notes = where.manifest(entry).get("annotations")

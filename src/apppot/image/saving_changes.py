@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from apppot.errors import ImageError, UsageError
@@ -13,6 +14,18 @@ from apppot.machine import rundir
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from apppot.image.changefile import Base
+    from apppot.image.model import Image
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A changes file that was written, its base, and what that was made from by changes, too."""
+
+    made: Made
+    base: str = ""
+    lowest: str = ""
+
 
 def save(
     path: str,
@@ -22,7 +35,7 @@ def save(
     base: str = "",
     method: str = "",
     level: int = 0,
-) -> Made:
+) -> Saved:
     """Write the changes of an image or of a running machine to a file; raises AppPotError."""
     how = pressing.wanted(method, level)
     changes.check_target(path)
@@ -35,8 +48,29 @@ def save(
     if not subject or any(ident.startswith(subject) for ident in running):
         if base:
             raise UsageError("--base is for images: a machine knows what it was started from")
-        return changes.save_machine(path, subject or running[0], patterns, how)
-    return changes.save_image(path, changes.of_image(subject, base), patterns, how)
+        return Saved(changes.save_machine(path, subject or running[0], patterns, how))
+    found = changes.of_image(subject, base)
+    made = changes.save_image(path, found, patterns, how)
+    return Saved(made, found.base.name, "" if base else lowest(found.base))
+
+
+def lowest(base: Base) -> str:
+    """Return the name of what a base was made from by changes, if it was, and so on; else ''.
+
+    Only an image of a store counts, which --base can name.
+    """
+    name, image = "", changes.find_base(base)
+    while image and (image := _below(image)):
+        name = image.name
+    return name
+
+
+def _below(image: Image) -> Image | None:
+    try:
+        found = changes.find_base(changes.recorded_base(image))
+    except ImageError:
+        return None
+    return found if found and len(found.layers) < len(image.layers) else None
 
 
 def shown(name: str, base: str = "") -> tuple[Subject, dict[str, Any]]:

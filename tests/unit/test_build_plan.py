@@ -101,6 +101,11 @@ Y
     ]
 
 
+def test_a_heredoc_before_its_command_is_its_input() -> None:
+    (before,) = actions("FROM a\nRUN <<EOF cat >/x\nbody\nEOF\n")
+    assert before.argv[2] == "<<EOF cat >/x\nbody\nEOF"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [

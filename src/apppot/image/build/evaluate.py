@@ -46,7 +46,7 @@ _MODE = re.compile(r"[0-7]{1,5}\Z")
 _OWNER = re.compile(r"[^:\s]+(:[^:\s]+)?\Z")
 _URL = re.compile(r"(?:https?|ftp|git|ssh)://|git@")
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}\Z")
-_HEREDOC_WORD = re.compile(r"\d*<<-?[\"']?([^\"'<]+)[\"']?\Z")
+_HEREDOC_WORD = re.compile(r"\d*<<-?[\"']?([^\"'<\s]+)[\"']?\Z")
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|ms|s|m|h))+\Z")
 _UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 

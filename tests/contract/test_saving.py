@@ -165,6 +165,14 @@ def test_a_disk_for_scratch_is_saved_as_well(own: AppPot) -> None:
     assert "No such file" in found.complaint
 
 
+def test_times_on_a_disk_for_scratch_are_whole(own: AppPot) -> None:
+    moment = "2045-06-07 08:09:10.123456789"
+    script = f"touch -d '{moment} UTC' /root/late; stat -c %y /root/late"
+    done = run(own, own.image, script, "--root", "--scratch", "300M", "--save", "late:1")
+    assert done.text == f"{moment} +0000\n", done.complaint
+    assert run(own, "late:1", "stat -c %y /root/late", "--root").text == done.text
+
+
 def test_a_machine_that_was_killed_saves_nothing(own: AppPot) -> None:
     script = "echo 1 >/root/a; trap '' TERM; sleep 60 & wait; wait"
     options = ("--root", "--save", "killed:1", "--time-limit", "1", "--grace", "0.5")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from apppot import config
 from apppot.__main__ import main
 from apppot.errors import ImageError
 from apppot.image import listing, model
@@ -57,6 +58,53 @@ def test_a_name_beats_a_digest_and_an_ambiguous_beginning_is_refused(store: Stor
     index.write_text(json.dumps(document))
     with pytest.raises(ImageError, match="several images"):
         resolve(first[:19])
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [
+        ("debian:12", "docker.io/library/debian:12"),
+        ("debian:12", "docker.io/debian:12"),
+        ("debian:12", "index.docker.io/library/debian:12"),
+        ("docker.io/library/debian:12", "debian:12"),
+        ("docker.io/library/debian:12", "library/debian:12"),
+        ("group/tool:latest", "docker.io/group/tool"),
+        ("docker.io/group/tool:latest", "group/tool"),
+    ],
+)
+def test_an_image_has_the_names_that_docker_gives_it(store: Store, there: str, named: str) -> None:
+    digest = add(store, there, b"x")
+    assert resolve(named).digest == resolve(f"{named}@{digest}").digest == digest
+    for other in (f"quay.io/{there.removeprefix('docker.io/')}", f"{named.removesuffix(':12')}:13"):
+        with pytest.raises(ImageError, match="there is no image"):
+            resolve(other)
+
+
+def test_the_very_name_comes_first(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is in a later store: what a command has meant so far, it means still."""
+    site = Store(str(tmp_path / "site"))
+    monkeypatch.setenv("APPPOT_STORE", f"{store.path}:{site.path}")
+    full = add(store, "docker.io/library/debian:12", b"theirs")
+    own = add(site, "debian:12", b"own")
+    assert resolve("debian:12").digest == own
+    assert resolve("docker.io/debian:12").digest == full
+
+
+def test_names_without_a_host_are_of_the_registry_that_is_set(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = add(store, "debian:12", b"x")
+    (tmp_path / "config.toml").write_text('registry.default = "site.example.org"')
+    monkeypatch.setenv("APPPOT_CONFIG", str(tmp_path / "config.toml"))
+    config.forget()
+    try:
+        assert resolve("site.example.org/debian:12").digest == digest
+        with pytest.raises(ImageError, match="there is no image"):
+            resolve("docker.io/library/debian:12")
+    finally:
+        config.forget()
 
 
 def test_equal_content_gives_equal_digests(store: Store, tmp_path: Path) -> None:

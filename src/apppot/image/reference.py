@@ -8,6 +8,7 @@ from apppot.errors import UsageError
 from apppot.lean import dataclass
 
 DEFAULT_TAG = "latest"
+DOCKER = "docker.io"  # where short names are below library/
 SHORTEST_PREFIX = 8
 LONGEST_NAME = 255
 DIGEST_LENGTH = 64
@@ -83,6 +84,19 @@ def parse_name(text: str) -> Reference:
     if reference.digest or not reference.name:
         raise _error(text, "a new image gets a name and a tag, not a digest")
     return reference
+
+
+def place(name: str, default: str) -> tuple[str, str]:
+    """Return the registry that a name without a tag leads to, and the repository in it.
+
+    Names without a host lead to `default`. Two names with the same place mean the same image.
+    """
+    first, slash, rest = name.partition("/")
+    is_host = slash and ("." in first or ":" in first or first == "localhost")
+    host, repository = (first, rest) if is_host else (default, name)
+    if host in {DOCKER, f"index.{DOCKER}"}:
+        return DOCKER, repository if "/" in repository else f"library/{repository}"
+    return host, repository
 
 
 def is_digest(text: str) -> bool:

@@ -13,7 +13,7 @@ from apppot import paths
 from apppot.errors import ImageError
 from apppot.image import model, reference
 from apppot.image.model import Image, ImageConfig, Layer
-from apppot.lean import TYPE_CHECKING, dataclass
+from apppot.lean import TYPE_CHECKING, dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -224,6 +224,9 @@ def find(text: str) -> tuple[Store, Entry]:
         for entry in entries:
             if matches(entry, wanted):
                 return store, entry
+    alike = _by_place(wanted, searched) if wanted.name else None
+    if alike:
+        return alike
     if wanted.prefix:
         found = _by_prefix(wanted.prefix, searched)
         if not found:
@@ -254,6 +257,24 @@ def matches(entry: Entry, wanted: Reference) -> bool:
         name = entry.reference.rpartition(":")[0]
         return wanted.digest in entry.digests and name == wanted.name
     return entry.reference == wanted.full
+
+
+def _by_place(
+    wanted: Reference, searched: list[tuple[Store, tuple[Entry, ...]]]
+) -> tuple[Store, Entry] | None:
+    """Return the first entry whose name leads to the same place in a registry."""
+    from apppot import config
+
+    default = config.text("registry.default")
+    place = reference.place(wanted.name, default)
+    for store, entries in searched:
+        for entry in entries:
+            name = entry.reference.rpartition(":")[0]
+            if reference.place(name, default) == place and matches(
+                entry, replace(wanted, name=name)
+            ):
+                return store, entry
+    return None
 
 
 def _by_prefix(

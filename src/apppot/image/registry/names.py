@@ -9,7 +9,6 @@ from apppot.errors import UsageError
 from apppot.image import reference
 
 DEFAULT = "registry.default"
-_DOCKER = "docker.io"  # its interface is at another name, and short names are below library/
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class Place:
     @property
     def server(self) -> str:
         """The host and port to connect to."""
-        return f"registry-1.{_DOCKER}" if self.host == _DOCKER else self.host
+        docker = reference.DOCKER  # whose interface is at another name
+        return f"registry-1.{docker}" if self.host == docker else self.host
 
     def __str__(self) -> str:
         end = f"@{self.digest}" if self.digest else f":{self.tag}"
@@ -42,17 +42,10 @@ def parse(text: str) -> Place:
     wanted = reference.parse(text)
     if not wanted.name:
         raise UsageError(f"'{text}' is a digest without a name", hint="say HOST/NAME@sha256:DIGEST")
-    first, slash, rest = wanted.name.partition("/")
-    host = first if slash and ("." in first or ":" in first or first == "localhost") else ""
-    repository = rest if host else wanted.name
+    host, repository = reference.place(wanted.name, config.text(DEFAULT))
     if not host:
-        host = config.text(DEFAULT)
-        if not host:
-            raise UsageError(
-                f"'{text}' does not name a registry",
-                hint=f"say HOST/{text}, or set {DEFAULT} in the configuration file",
-            )
-    if host in {_DOCKER, f"index.{_DOCKER}"}:
-        host = _DOCKER
-        repository = repository if "/" in repository else f"library/{repository}"
+        raise UsageError(
+            f"'{text}' does not name a registry",
+            hint=f"say HOST/{text}, or set {DEFAULT} in the configuration file",
+        )
     return Place(host, repository, wanted.tag, wanted.digest, wanted.full)

@@ -32,8 +32,6 @@ FOREIGN_SIGNALS = (
     signal.SIGXFSZ,
 )
 
-_ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
-
 
 @dataclass(frozen=True)
 class Completed:
@@ -57,12 +55,45 @@ def release_signals() -> None:
 
 def check_signals(when: str) -> None:
     """Raise AppPotError if one that ends a run waits among the signals that are held."""
-    for number in sorted(signal.sigpending() & _ENDING):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as with nohup
-            raise AppPotError(
-                f"ended by {signal.Signals(number).name} {when}",
-                status=ExitStatus.SIGNAL_BASE + number,
-            )
+    for number in sorted(signal.sigpending() & _ending()):
+        raise _ended_by(number, when)
+
+
+@contextlib.contextmanager
+def signals_heeded(when: str) -> Iterator[None]:
+    """Let signals that end a run raise AppPotError at once, while others are held.
+
+    For long work whose end leaves nothing behind, wherever it comes.
+    """
+    import threading  # not needed on the run path
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets them
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        raise _ended_by(number, when)
+
+    before = {number: signal.signal(number, end) for number in _ending()}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ending() -> frozenset[signal.Signals]:
+    """Return the signals that end a run, without those that are ignored, as with nohup."""
+    all_of_them = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+    return frozenset(n for n in all_of_them if signal.getsignal(n) is not signal.SIG_IGN)
+
+
+def _ended_by(number: int, when: str) -> AppPotError:
+    status = ExitStatus.SIGNAL_BASE + number
+    return AppPotError(f"ended by {signal.Signals(number).name} {when}", status=status)
 
 
 @contextlib.contextmanager

@@ -274,7 +274,8 @@ def run(request: RunRequest, image: Image | None = None) -> Finished:
         if choice.stages or request.stage:
             from apppot.machine.staging import Staged
 
-            staged = Staged(spec, folder, capture, stack)
+            with process.signals_heeded("before the payload had started"):
+                staged = Staged(spec, folder, capture, stack)
             spec, capture = staged.spec, staged.capture
         saver = None
         if request.checkpoint:

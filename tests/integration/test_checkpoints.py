@@ -316,3 +316,21 @@ def test_a_user_can_end_it_while_qemu_loads(apppot: AppPot, number: int) -> None
     assert f"ended by {signal.Signals(number).name}" in said.decode()
     assert written(apppot) == before
     assert not apppot.machines()
+
+
+def test_a_user_can_end_it_while_folders_are_brought_in(apppot: AppPot) -> None:
+    with open(apppot.path("long"), "wb") as file:
+        file.truncate(100 << 30)
+    words = apppot.line(["true"], ("--stage", "--network", "none"))
+    process = subprocess.Popen(
+        words, cwd=apppot.job, env=apppot.environment, stderr=subprocess.PIPE
+    )
+    time.sleep(2)
+    assert process.poll() is None, process.communicate()
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert time.monotonic() - began < 1
+    assert process.returncode == 128 + signal.SIGINT
+    assert "ended by SIGINT before the payload" in said.decode()
+    assert not os.listdir(apppot.scratch)

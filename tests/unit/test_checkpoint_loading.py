@@ -216,13 +216,3 @@ def test_a_signal_ends_the_waiting_for_qemu() -> None:
     ):
         monitor.wait_until_loaded(threading.Event(), loading._look)
     assert time.monotonic() - began < 1
-
-
-def test_ignored_signals_end_nothing() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with process.signals_held():
-            signal.raise_signal(signal.SIGHUP)
-            process.check_signals("")
-    finally:
-        signal.signal(signal.SIGHUP, before)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from apppot.image import entries, rebase, tarstream, tartree
 from apppot.image.rebase import Take
 from apppot.image.tarread import Source
-from tests.unit.changes_archives import archive
+from tests.unit.changes_archives import LINK, archive
 from tests.unit.test_image_merging import _apply, layer
 
 Tree = dict[str, bytes | None]
@@ -53,7 +53,9 @@ def planned(old: Tree, changes: Layer, new: Tree, take: Take | None) -> tuple[La
             layer: Layer = []
             for member in tar:
                 data = tar.extractfile(member) if member.isfile() else None
-                if member.name != ".":
+                if member.islnk():
+                    layer.append((member.name, LINK + member.linkname.encode()))
+                elif member.name != ".":
                     layer.append((member.name, data.read() if data else None))
     return layer, {entries.text(key) for key in plan.conflicts}
 
@@ -76,6 +78,26 @@ def test_what_both_changed_is_a_conflict() -> None:
     assert ours == {"a": b"2", "c": b"2", "same": b"9", "n": b"1"}
     theirs = rebased(old, changes, new, Take.THEIRS)[0]
     assert theirs == {"a": b"3", "b": b"3", "same": b"9", "n": b"2"}
+
+
+def test_a_file_that_is_as_before_follows_the_new_base() -> None:
+    old: Tree = {"a": b"1", "d": None, "d/b": b"1"}
+    changes: Layer = [("a", b"1"), ("d", None), ("d/b", b"1")]
+    new: Tree = {"a": b"2"}
+    assert rebased(old, changes, new) == (new, set())
+
+
+def test_a_file_of_a_replaced_folder_is_one_that_was_made() -> None:
+    old: Tree = {"d": None, "d/b": b"1"}
+    changes: Layer = [("d", None), ("d/.wh..wh..opq", b""), ("d/b", b"1")]
+    assert rebased(old, changes, {**old, "d/b": b"2"})[1] == {"d/b"}
+
+
+def test_a_file_that_got_one_more_name_stays_one_file() -> None:
+    old: Tree = {"a": b"1"}
+    changes: Layer = [("a", b"1"), ("z", LINK + b"a")]
+    assert moved(old, changes, {**old, "b": b"2"}) == changes
+    assert rebased(old, changes, {"a": b"2"})[1] == {"a"}
 
 
 def test_a_folder_that_was_replaced_hides_what_any_base_has_in_it() -> None:

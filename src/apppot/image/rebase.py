@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from apppot.image.model import Image
     from apppot.image.pressing import Pressing
 
-MOST_SHOWN = 20
-
 
 class Take(StrEnum):
     """Whose version of a conflicting file is kept: the changes', or the new base's."""
@@ -126,12 +124,10 @@ def _write(
 
 def refused(subject: Subject, new: Image, conflicts: tuple[str, ...]) -> AppPotError:
     """Return the error that names the conflicts."""
-    shown = "".join(f"\n  {path!r}"[:300] for path in conflicts[:MOST_SHOWN])
-    more = len(conflicts) - MOST_SHOWN
+    shown = "".join(f"\n  {path!r}" for path in conflicts)
     return ImageError(
         f"{subject.name} and {new.name} have both changed {len(conflicts)} paths of"
-        f" {subject.base.name}; nothing was written:{shown}"
-        + (f"\n  and {more} more" if more > 0 else ""),
+        f" {subject.base.name}; nothing was written:{shown}",
         hint="--take ours keeps the changes' versions, --take theirs those of the new base",
         status=ExitStatus.CONFLICT,
     )
@@ -145,8 +141,12 @@ def plan(
     `own` has the items of the tree's entries.
     """
     made = Plan()
+    replaced = {parent(key) for key, e in tree.items() if e is MARK and _name(key) == OPAQUE}
     lost: set[bytes] = set()  # folders of ours that the new base has as something else
-    for key in sorted(own):
+    linked = _linked(own, tree)
+    single = own.keys() - {key for keys in linked for key in keys}
+    touched = {key for key in _as_before(single, own, old) if replaced.isdisjoint(_above(key))}
+    for key in sorted(own.keys() - touched):  # what is only touched follows the new base
         if lost.isdisjoint(_above(key)) and not _merged(made, key, own[key], tree, old, new):
             made.conflicts.add(key)
             if take is Take.OURS:
@@ -157,13 +157,26 @@ def plan(
                 made.keep(key)
                 if is_folder(own[key]) and not is_folder(new.get(key)):
                     lost.add(key)
-    replaced = {parent(key) for key, e in tree.items() if e is MARK and _name(key) == OPAQUE}
     _delete(made, _deleted(tree, own, old), replaced, own, old, new, take)
     for folder in replaced:
         if lost.isdisjoint((folder, *_above(folder))):
             _hide(made, folder, own, tree, new)
+    _link(made, linked, own, tree, new)
     _carry(made, own, tree, new)
     return made
+
+
+def _linked(own: Listing, tree: dict[bytes, Entry]) -> list[list[bytes]]:
+    """Return the names of each file of the changes that has several."""
+    names: dict[int, list[bytes]] = {}
+    for key in own:
+        names.setdefault(id(tree[key]), []).append(key)
+    return [keys for keys in names.values() if len(keys) > 1]
+
+
+def _as_before(keys: set[bytes], own: Listing, old: Listing) -> set[bytes]:
+    """Return the files of the changes that are as in the old base."""
+    return {key for key in keys if own[key] == old.get(key) and not is_folder(own[key])}
 
 
 def _merged(
@@ -251,6 +264,15 @@ def _tidy(made: Plan) -> None:
     for key in [k for k, entry in made.tree.items() if entry is MARK]:
         if any(_mark(up) in made.tree for up in _above(key)):
             del made.tree[key]  # it goes with its folder
+
+
+def _link(
+    made: Plan, linked: list[list[bytes]], own: Listing, tree: dict[bytes, Entry], new: Listing
+) -> None:
+    """Let a file of the changes keep those of its names that the new base has just so."""
+    for keys in linked:
+        if any(key in made.tree for key in keys):
+            made.tree.update((key, tree[key]) for key in keys if own[key] == new.get(key))
 
 
 def _carry(made: Plan, own: Listing, tree: dict[bytes, Entry], new: Listing) -> None:

@@ -146,7 +146,7 @@ def test_rescued_changes_are_not_copied(tmp_path: Path, monkeypatch: pytest.Monk
     with os.fdopen(descriptor, "w+b") as archive:
         archive.write(b"changes")
         archive.flush()
-        path = saving._rescue(archive)
+        path = saving.rescue(archive)
         assert os.stat(path).st_ino == os.fstat(descriptor).st_ino
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fnmatch
 import io
 import os
+import re
+import shutil
 import tarfile
 from typing import IO, TYPE_CHECKING
 
@@ -14,9 +18,11 @@ from hypothesis import strategies as st
 
 from apppot import kit
 from apppot.errors import MachineError
+from apppot.holes import Sparse
 from apppot.image import erofs
 from apppot.machine import putting, staging, undo
-from apppot.machine.model import Share
+from apppot.machine.model import LayerFile, MachineSpec, Share
+from apppot.outcome import Outcome, Source
 from tests.unit.erofs_reader import Reader
 
 if TYPE_CHECKING:
@@ -163,6 +169,44 @@ def test_folders_become_a_layer(job: Path, tmp_path: Path) -> None:
     staging.make_layer(shares, str(path))
     layer = Reader(str(path))
     assert set(layer.tree()) >= {b"job/old/inner", b"job/gone", b"data/sets/one"}
+
+
+def test_a_disk_without_room_for_folders_is_named(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("APPPOT_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(Sparse, "write", full)
+    with pytest.raises(MachineError, match=f"no place in {tmp_path}: No space") as caught:
+        staging.make_layer([Share(str(job), b"/job")], str(tmp_path / "layer"))
+    assert "APPPOT_TMPDIR" in caught.value.hint
+
+
+def test_what_cannot_be_read_is_named(job: Path, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match=r"No such file or directory: .*/missing"):
+        staging.make_layer([Share(str(job / "missing"), b"/job")], str(tmp_path / "layer"))
+
+
+def test_changes_that_find_no_place_are_not_lost(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be the result of days."""
+    monkeypatch.setenv("APPPOT_TMPDIR", str(tmp_path))
+    spec = MachineSpec(hostname="x", layers=(LayerFile("x"),), cpus=1, host_cpus=(0,), memory=1)
+    result = Outcome(status=0, source=Source.PAYLOAD, result=None, captured=True)
+    with contextlib.ExitStack() as stack:
+        staged = staging.Staged.again(spec, (Share(str(job), b"/job"),), stack)
+        assert staged.capture
+        os.write(staged.capture.target, archive(("job/new", b"result", 0o644)).getvalue())
+        shutil.rmtree(job)
+        with pytest.raises(MachineError, match="could not be brought out") as caught:
+            staged.bring_out(result)
+    found = re.search(rf"they are in ({tmp_path}/\S+\.tar), a tar archive", caught.value.message)
+    assert found
+    with tarfile.open(found[1]) as kept:
+        assert kept.extractfile("job/new").read() == b"result"  # type: ignore[union-attr]
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def keep(place: Place, image: Image, history: str) -> Saved:
             place.name, image, place.archive, history=history, replace_=place.replace
         )
     except AppPotError as error:
-        rescued = _rescue(place.archive)
+        rescued = rescue(place.archive)
         if not rescued:
             raise
         raise ImageError(
@@ -158,7 +158,7 @@ def told(saved: Saved) -> str:
     return f"saved as {saved.name} ({size})"
 
 
-def _rescue(archive: IO[bytes]) -> str:
+def rescue(archive: IO[bytes]) -> str:
     """Give the archive a name again, so that the changes are not lost; '' if that fails."""
     path = os.path.join(paths.scratch_dir(), f"apppot-changes-{os.getpid()}.tar")
     try:

@@ -7,6 +7,8 @@ the host's folders.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import tarfile
 import tempfile
@@ -17,7 +19,7 @@ from apppot import paths
 from apppot.capturing import Capture
 from apppot.errors import MachineError, UsageError
 from apppot.holes import Sparse
-from apppot.machine import putting, runfiles, undo
+from apppot.machine import putting, runfiles, scratch, undo
 from apppot.machine.model import LayerFile
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from apppot.outcome import Outcome
 
 LAYER = "folders.erofs"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Staged:
@@ -74,8 +77,9 @@ class Staged:
         """Be ready to take the changes of the writable folders."""
         if not self._shares:
             return
-        archive = tempfile.TemporaryFile(dir=paths.scratch_dir())  # noqa: SIM115
-        self._archive = stack.enter_context(archive)
+        with _no_room("the changes of the folders"):
+            archive = scratch.nameless_file(paths.scratch_dir())
+        self._archive = stack.enter_context(os.fdopen(archive, "w+b"))
         excludes = tuple(all_but([share.target.strip(b"/") for share in self._shares]))
         self.capture = Capture(self._archive.fileno(), excludes)
 
@@ -89,7 +93,17 @@ class Staged:
             note = "the machine ended before its changes of shared folders could be fetched"
             return replace(outcome, notes=(*outcome.notes, note))
         self._archive.seek(0)
-        notes = putting.put(self._archive, {share.target: share.source for share in self._shares})
+        try:
+            folders = {share.target: share.source for share in self._shares}
+            notes = putting.put(self._archive, folders)
+        except MachineError as error:
+            from apppot.image.saving import rescue
+
+            kept = rescue(self._archive)
+            raise MachineError(
+                error.message + (f"; they are in {kept}, a tar archive" if kept else ""),
+                hint=error.hint,
+            ) from error
         return replace(outcome, captured=False, notes=(*outcome.notes, *notes))
 
 
@@ -100,13 +114,28 @@ def make_layer(shares: Sequence[Share], path: str) -> None:
     """
     from apppot.image import erofs
 
-    with tempfile.TemporaryFile(dir=paths.scratch_dir()) as file:
+    with (
+        _no_room("folders on their way into the machine"),
+        tempfile.TemporaryFile(dir=paths.scratch_dir()) as file,
+    ):
         sparse = Sparse(file)
         with tarfile.open(fileobj=sparse, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for share in shares:
                 _add(archive, share)
         sparse.finish()
         erofs.make(file, path, holes=True)
+
+
+@contextlib.contextmanager
+def _no_room(what: str) -> Iterator[None]:
+    """Turn an error of the folder for scratch, which has no name, into ours."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"{what} find no place in {paths.scratch_dir()}: {error.strerror}",
+            hint="APPPOT_TMPDIR names another folder for that",
+        ) from error
 
 
 def _add(archive: tarfile.TarFile, share: Share) -> None:
@@ -118,8 +147,11 @@ def _add(archive: tarfile.TarFile, share: Share) -> None:
     try:
         archive.add(share.source, os.fsdecode(target))
     except OSError as error:
+        if error.errno in _FULL:  # the archive's disk
+            raise
+        found = f"{error.strerror}: {error.filename}" if error.filename else error
         raise MachineError(
-            f"cannot bring {share.source} into the machine: {error.strerror}: {error.filename}",
+            f"cannot bring {share.source} into the machine: {found}",
             hint="name a folder with fewer files by --job-dir, or none by --no-job-dir",
         ) from error
 

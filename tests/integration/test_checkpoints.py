@@ -229,6 +229,7 @@ def test_folders_are_brought_in_and_changes_out(apppot: AppPot) -> None:
     with apppot.start(["sh", "-c", script], options=more, stdin=subprocess.PIPE) as running:
         running.expect(b"brought in\n", PATIENCE)
         saved_by_signal(running)
+        running.process.wait(PATIENCE)  # its input is open until then: the payload waits for it
         assert running.wait(PATIENCE).status == CHECKPOINTED
     assert set(os.listdir(apppot.job)) == {"input"}
     other = os.path.join(apppot.folder, "other")
@@ -251,6 +252,7 @@ def saved_machine(apppot: AppPot, *more: str) -> None:
     with apppot.start(["sh", "-c", script], options=words, stdin=subprocess.PIPE) as running:
         running.expect(b"up\n", PATIENCE)
         saved_by_signal(running)
+        running.process.wait(PATIENCE)  # its input is open until then: the payload waits for it
         assert running.wait(PATIENCE).status == CHECKPOINTED
 
 
@@ -284,8 +286,11 @@ def test_a_disk_that_is_damaged_is_told(apppot: AppPot) -> None:
             assert (done.status, done.stdout) == (125, b"")
             assert f"is damaged: {disk}: its digest" in done.complaint
             os.pwrite(file.fileno(), was, at)
+    left = apppot.path("saved", "disk-01234567")  # by a run that was killed while it saved
+    os.link(apppot.path("saved", disk), left)
     done = apppot.call(words, stdin=b"\n", timeout=PATIENCE)
     assert (done.status, done.stdout) == (3, b"on\n"), done.complaint
+    assert not os.path.exists(left)
 
 
 def written(apppot: AppPot) -> dict[str, int]:

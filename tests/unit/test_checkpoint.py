@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import sys
@@ -130,6 +132,26 @@ def test_one_that_fails_leaves_the_last(tmp_path: Path) -> None:
                 step()
         assert manifests.read(folder.path) == first
         assert set(os.listdir(tmp_path)) == before
+
+
+def test_what_is_left_is_removed_where_nobody_else_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_locks(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    left = tmp_path / "disk-01234567"
+    with contextlib.ExitStack() as stack:
+        manifest = put(Folder(str(tmp_path), stack), b"memory")
+    left.touch()
+    with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(fcntl, "flock", without_locks)
+        Folder(str(tmp_path), stack).sweep(manifest)
+        assert left.exists()  # it may be what another run is writing
+    with contextlib.ExitStack() as stack:
+        Folder(str(tmp_path), stack).sweep(manifest)
+    assert not left.exists()
+    assert manifests.read(str(tmp_path)) == manifest
 
 
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ class Folder:
                 f"checkpoints cannot be kept in {path}: it is not writable",
                 hint="name a folder of yours; one that holds a checkpoint can be copied",
             )
+        self._alone = True
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -77,7 +78,7 @@ class Folder:
                     f"another run keeps its checkpoint in {path}",
                     hint="each run needs a folder of its own",
                 ) from error
-            # else this file system has no locks
+            self._alone = False  # not for sure: this file system has no locks
 
     @property
     def used(self) -> bool:
@@ -121,6 +122,11 @@ class Folder:
             file.write(manifest.render(done))
         os.fsync(self._lock)
         self.tidy(done)
+
+    def sweep(self, kept: Manifest) -> None:
+        """Remove what a run has left that was killed while it saved its machine here."""
+        if self._alone:
+            self.tidy(kept)
 
     def tidy(self, kept: Manifest | None) -> None:
         """Remove the files of earlier checkpoints, and of those that were not finished."""

@@ -97,6 +97,7 @@ def restore(request: RestoreRequest) -> Finished:
             request.signal or saved.habits.signal,
         )
         rundir.sweep()
+        folder.sweep(saved)
         engine = chosen.engine()
         own = stack.enter_context(RunDir.make())
         loading = Loading(folder, saved, layer, stack)

@@ -189,6 +189,12 @@ def test_what_cannot_be_read_is_named(job: Path, tmp_path: Path) -> None:
         staging.make_layer([Share(str(job / "missing"), b"/job")], str(tmp_path / "layer"))
 
 
+def test_a_name_that_would_delete_another_file_is_refused(job: Path, tmp_path: Path) -> None:
+    (job / "old" / ".wh.inner").touch()
+    with pytest.raises(MachineError, match=r"by its name: job/old/\.wh\.inner"):
+        staging.make_layer([Share(str(job), b"/job")], str(tmp_path / "layer"))
+
+
 def test_changes_that_find_no_place_are_not_lost(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

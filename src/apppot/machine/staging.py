@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from apppot.outcome import Outcome
 
 LAYER = "folders.erofs"
+_DELETED = ".wh."
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -44,7 +45,7 @@ class Staged:
         if capture and spec.shares:
             raise UsageError(
                 "changes cannot be saved where folders are brought into the machine as a layer",
-                hint="leave the folders out (--no-job-dir), or take another engine",
+                hint="leave the folders out (--no-job-dir), or --stage; or take another engine",
             )
         self.spec, self.capture = spec, capture
         self.shares, self.layer = spec.shares, ""
@@ -145,7 +146,7 @@ def _add(archive: tarfile.TarFile, share: Share) -> None:
         folder.type, folder.mode = tarfile.DIRTYPE, 0o755
         archive.addfile(folder)
     try:
-        archive.add(share.source, os.fsdecode(target))
+        archive.add(share.source, os.fsdecode(target), filter=_checked)
     except OSError as error:
         if error.errno in _FULL:  # the archive's disk
             raise
@@ -154,6 +155,16 @@ def _add(archive: tarfile.TarFile, share: Share) -> None:
             f"cannot bring {share.source} into the machine: {found}",
             hint="name a folder with fewer files by --job-dir, or none by --no-job-dir",
         ) from error
+
+
+def _checked(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return a file that can be in a layer; raises MachineError."""
+    if os.path.basename(member.name).startswith(_DELETED):
+        raise MachineError(
+            f"a file cannot be brought into the machine by its name: {member.name}",
+            hint=f"in layers, a name that begins with {_DELETED} says that a file was deleted",
+        )
+    return member
 
 
 def _above(path: bytes) -> Iterator[bytes]:

@@ -44,6 +44,12 @@ def test_every_word_of_single_pages(apppot: AppPot, checker: str) -> None:
     _check(apppot, f"{checker} -m 48 -t 2 -r 60 -s 3 /tmp", "--kernel-arg", _SINGLE)
 
 
+@pytest.mark.only_on("uml", reason="a mapping for each page is User-Mode Linux's")
+@pytest.mark.parametrize("mode", _MODES)
+def test_shared_memory_comes_in_pieces_of_many_pages(apppot: AppPot, mode: str) -> None:
+    _check(apppot, compiled(apppot, "shared", "gnu17"), "--uml-mode", mode)
+
+
 def test_every_word_under_memory_pressure(apppot: AppPot, checker: str) -> None:
     # Files of the job folder fill the page cache, which has to be given back all the time.
     filler = "while :; do cat filler >/dev/null; done &"

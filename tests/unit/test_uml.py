@@ -31,9 +31,10 @@ def _with(**changes: object) -> MachineSpec:
 
 def test_kernel_arguments() -> None:
     found = kernel_arguments(SPEC, GIVEN)
-    assert [word for word in found if not word.startswith(("lpj=", "thp_anon="))] == [
+    assert [word for word in found if not word.startswith(("lpj=", "thp_"))] == [
         "mem=262144K",
         "seccomp=on",
+        "transparent_hugepage_shmem=within_size",
         "initrd=/proc/self/fd/4",
         "uml_dir=./",
         "con=none",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # drivers in the kit's kernel.
 LOOPS_PER_JIFFY = 4_000_000
 # One mapping on the host, and one fault, cover a folio of several pages; see kernel.md.
-FOLIOS = "16K,32K,64K,128K,256K,512K,1M:always"
+FOLIOS = "16K,32K,64K,128K,256K,512K,1M"
 # Restartable sequences cost the host something at each switch between kernel and stub (2 % of a
 # guest's system call), and the kernel has no use for those that the C library registers.
 _ENVIRONMENT = {
@@ -56,7 +56,10 @@ def kernel_arguments(spec: MachineSpec, given: Descriptors) -> list[str]:
         f"mem={spec.memory >> 10}K",
         f"seccomp={'on' if spec.mode is UmlMode.SECCOMP else 'off'}",
         f"lpj={LOOPS_PER_JIFFY}",
-        f"thp_anon={FOLIOS}",
+        f"thp_anon={FOLIOS}:always",
+        # Memory that programs share: as it is touched, and as fallocate() reserves it.
+        f"thp_shmem={FOLIOS}:within_size",
+        "transparent_hugepage_shmem=within_size",
         f"initrd=/proc/self/fd/{given.initrd}",
         "uml_dir=./",
         "con=none",

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import tarfile
 from typing import IO, TYPE_CHECKING
 
@@ -109,6 +110,20 @@ def test_changes_are_put_into_the_folder(job: Path) -> None:
     assert os.readlink(job / "link") == "/anywhere"
     assert [p.name for p in (job / "old").iterdir()] == ["fresh"]
     assert {p.lstat().st_mtime for p in job.rglob("*") if p.name != "old"} == {1000.0}
+
+
+def test_folders_may_be_another_user_s(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose group may write there: only the owner can set a folder's mode and time."""
+
+    def refused(path: int | bytes, *_: object, **__: object) -> None:
+        if isinstance(path, int) and stat.S_ISDIR(os.fstat(path).st_mode):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refused)
+    monkeypatch.setattr(os, "fchmod", refused)
+    changes = archive(("job", "/", 0o755), ("job/old", "/", 0o755), ("job/old/new", b"new", 0o644))
+    assert putting.put(changes, {b"/job": str(job)}) == []
+    assert (job / "old" / "new").read_text() == "new"
 
 
 def test_a_folder_and_a_file_take_each_others_place(job: Path) -> None:

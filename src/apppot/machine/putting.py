@@ -141,9 +141,10 @@ class _Host:
         with self._at(name) if name else contextlib.nullcontext((self._root, b".")) as (here, last):
             inside = os.open(last, _FOLDER, dir_fd=here)
             try:
-                if name:
-                    _own(inside, member)
-                os.utime(inside, (member.mtime,) * 2)
+                with contextlib.suppress(PermissionError):  # another user's, whose group may write
+                    if name:
+                        _own(inside, member)
+                    os.utime(inside, (member.mtime,) * 2)
             finally:
                 os.close(inside)
 

@@ -6,6 +6,7 @@
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #define SYS_openat2 437
 #endif
 
+static const char notes_prefix[] = "trusted.overlay.";
 static const char opaque[] = "trusted.overlay.opaque", redirect[] = "trusted.overlay.redirect";
 
 struct overlay_notes overlay_notes(int folder)
@@ -35,33 +37,51 @@ struct overlay_notes overlay_notes(int folder)
     return notes;
 }
 
-static bool find(unsigned layer, const char *path, struct stat *found)
+static int find(unsigned layer, const char *path)
 {
     char name[16];
     snprintf(name, sizeof name, "%u", layer);
     int root = openat(LAYERS_DESCRIPTOR, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (root < 0)
-        return false;
-    struct open_how how = {.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+        return -1;
+    struct open_how how = {.flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
                            .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH};
     int fd = (int)syscall(SYS_openat2, root, path, &how, sizeof how);
-    bool good = fd >= 0 && fstat(fd, found) == 0 && S_ISDIR(found->st_mode);
-    if (fd >= 0)
-        close(fd);
     close(root);
-    return good;
+    return fd;
 }
 
-bool overlay_lower(unsigned layers, const char *path, struct stat *found)
+int overlay_lower(unsigned layers, const char *path)
 {
-    for (unsigned i = layers; i > 0; i--)
-        if (find(i - 1, path, found))
-            return true;
-    return false;
+    int fd = -1;
+    for (unsigned i = layers; i > 0 && fd < 0; i--)
+        fd = find(i - 1, path);
+    return fd;
 }
 
-bool overlay_same_folder(const struct stat *one, const struct stat *other)
+static bool same_value(int one, int other, const char *name)
 {
-    return one->st_mode == other->st_mode && one->st_uid == other->st_uid &&
-           one->st_gid == other->st_gid;
+    static char values[2][XATTR_SIZE_MAX];
+    ssize_t size = fgetxattr(one, name, values[0], sizeof values[0]);
+    return size >= 0 && fgetxattr(other, name, values[1], sizeof values[1]) == size &&
+           memcmp(values[0], values[1], (size_t)size) == 0;
+}
+
+/* Whether the other has all attributes of this one, overlayfs's notes aside. */
+static bool has_all(int one, int other)
+{
+    static char names[XATTR_LIST_MAX];
+    ssize_t size = flistxattr(one, names, sizeof names);
+    for (const char *at = names; at < names + size; at += strlen(at) + 1)
+        if (strncmp(at, notes_prefix, sizeof notes_prefix - 1) != 0 && !same_value(one, other, at))
+            return false;
+    return true;
+}
+
+bool overlay_same_folder(int one, int other)
+{
+    struct stat found, lower;
+    return fstat(one, &found) == 0 && fstat(other, &lower) == 0 &&
+           found.st_mode == lower.st_mode && found.st_uid == lower.st_uid &&
+           found.st_gid == lower.st_gid && has_all(one, other) && has_all(other, one);
 }

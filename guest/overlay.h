@@ -14,8 +14,9 @@ struct overlay_notes {
 
 struct overlay_notes overlay_notes(int folder);
 
-/* The topmost of the lowest `layers` layers that has a folder of this path. */
-bool overlay_lower(unsigned layers, const char *path, struct stat *found);
-bool overlay_same_folder(const struct stat *one, const struct stat *other);
+/* Opens the folder of this path in the topmost of the lowest `layers` layers that has one; or -1. */
+int overlay_lower(unsigned layers, const char *path);
+/* Whether two open folders have the same owner, mode and attributes. */
+bool overlay_same_folder(int one, int other);
 
 #endif

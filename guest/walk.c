@@ -211,18 +211,20 @@ static bool walk_renamed(struct walk *walk, struct folder *below)
 /* A folder of the upper folder: what it says about the layers' folder of that name. */
 static bool walk_overlaid(struct walk *walk, struct folder *folder, const struct stat *found)
 {
-    struct stat lower;
     struct overlay_notes notes = overlay_notes(folder->fd);
     if (walk->exact) {
         bool good = write_folders(folder) &&
                     (!notes.opaque || write_mark(folder, "", ".wh..wh..opq"));
         return good ? walk_folder(walk, folder, true) : stop(walk);
     }
-    bool over = !folder->is_new &&
-                overlay_lower(walk->layers, path[0] != 0 ? path : ".", &lower);
+    int lower =
+        folder->is_new ? -1 : overlay_lower(walk->layers, path[0] != 0 ? path : ".");
+    bool over = lower >= 0;
     folder->is_new = folder->is_new || !over || notes.opaque || notes.renamed;
     bool own = walk->leave_made_out && made_is_untouched(path, found);
-    bool changed = !own && (!over || !overlay_same_folder(found, &lower));
+    bool changed = !own && (!over || !overlay_same_folder(folder->fd, lower));
+    if (over)
+        close(lower);
     if ((changed || notes.renamed || (over && notes.opaque)) && !write_folders(folder))
         return stop(walk);
     if (over && (notes.opaque || notes.renamed) && !write_mark(folder, "", ".wh..wh..opq"))

@@ -165,6 +165,27 @@ def test_a_disk_for_scratch_is_saved_as_well(own: AppPot) -> None:
     assert "No such file" in found.complaint
 
 
+ATTRIBUTES = """
+put() { perl -e 'syscall 188, $ARGV[0], $n = "user.some", $ARGV[1], 1, 0' "$@"; }
+drop() { perl -e 'syscall 197, $ARGV[0], $n = "user.some"' "$@"; }
+look() { perl -e 'print syscall(191, $ARGV[0], $n = "user.some", $v = "?", 1), $v' "$@"; }
+"""
+
+
+def test_a_folder_is_saved_if_only_its_attributes_were_changed(own: AppPot) -> None:
+    def done(image: str, script: str, *options: str) -> str:
+        return run(own, image, ATTRIBUTES + script, "--root", *options).text
+
+    folders = "/srv/new /srv/gone /srv/other /srv/same"
+    before = f"mkdir {folders}; put /srv/gone 1; put /srv/other 1; put /srv/same 1"
+    done(own.image, before, "--save", "attributes:1")
+    look = f"for f in {folders}; do look $f; done"
+    assert done("attributes:1", look) == "-1?111111"
+    after = "put /srv/new 2; drop /srv/gone; put /srv/other 2"
+    done("attributes:1", after, "--save", "attributes:2")
+    assert done("attributes:2", look) == "12-1?1211"
+
+
 def test_times_on_a_disk_for_scratch_are_whole(own: AppPot) -> None:
     moment = "2045-06-07 08:09:10.123456789"
     script = f"touch -d '{moment} UTC' /root/late; stat -c %y /root/late"

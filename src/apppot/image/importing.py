@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import stat
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from apppot.errors import ImageError
-from apppot.image import arrival, aside, compressed, erofs, inputs, reference, tarwrite, writer
+from apppot.image import (
+    arrival,
+    aside,
+    compressed,
+    erofs,
+    inputs,
+    reference,
+    tarread,
+    tarwrite,
+    writer,
+)
 from apppot.image.model import DEFAULT_PATH, Layer
 from apppot.image.saving import now
 from apppot.image.store import BLOBS, stores
@@ -25,6 +37,7 @@ from apppot.image.tarread import (
     HARD_LINK,
     SYMLINK,
     Entry,
+    Source,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +53,9 @@ _SIF_HEADER = struct.Struct("<32x10s3x3x16x8q")
 _SIF_ROW = struct.Struct("<i?III7q128s384s")
 _SIF_PARTITION, _SIF_SQUASHFS, _SIF_PRIMARY = 0x4004, 1, 2
 _SIF_MOST_ROWS = 4096
+# What is first in an archive of images.
+_LISTS = frozenset((b"oci-layout", b"manifest.json"))
+_OF_IMAGES = re.compile(rb"blobs|oci-layout|index\.json|manifest\.json|repositories|[0-9a-f]{64}")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -143,6 +159,22 @@ def _check_archive(file: IO[bytes], path: str) -> None:
             hint=f"if it is a disk image, run it as it is: apppot run ./{os.path.basename(path)}",
         )
     file.seek(0)
+    if _has_images(file):
+        raise ImageError(
+            f"{path} is an archive of images, not of a root file system",
+            hint=f"take them in with 'apppot load {path}'",
+        )
+    file.seek(0)
+
+
+def _has_images(file: IO[bytes]) -> bool:
+    """Tell whether an archive is what 'save' writes: ours, or that of Docker or skopeo."""
+    with suppress(ImageError):  # who makes the layer tells of damage
+        paths = (name.removeprefix(b"./") for name, _ in tarread.entries(Source(file)))
+        names = (path for path in paths if path not in {b"", b"."})
+        first = next(names, b"")
+        return bool(_OF_IMAGES.match(first)) and (first in _LISTS or not _LISTS.isdisjoint(names))
+    return False
 
 
 def squashfs_size(file: IO[bytes], offset: int, path: str) -> int:

@@ -220,6 +220,9 @@ def test_a_terminal_is_gone_on_with_on_another_one(apppot: AppPot) -> None:
         os.close(terminal)
         assert os.waitstatus_to_exitcode(status) == (3 if given else CHECKPOINTED), seen
     assert b"24 80" in seen or b"0 0" in seen
+    refused = apppot.call(apppot.verb("restore", apppot.path("saved")), stdin=b"")
+    assert refused.status == 125
+    assert "here is none" in refused.complaint
 
 
 def test_folders_are_brought_in_and_changes_out(apppot: AppPot) -> None:

@@ -70,7 +70,7 @@ def restore(request: RestoreRequest) -> Finished:
         folder = Folder(request.folder, stack, new=False)
         saved = manifests.read(folder.path)
         if saved.command.terminal:
-            terminal.find()
+            _need_terminal()
         image = find_image(saved)
         chosen = choice.choose(saved.hardware.engine)
         check_host(saved.hardware)
@@ -127,6 +127,17 @@ def restore(request: RestoreRequest) -> Finished:
         if staged:
             outcome = staged.bring_out(outcome)
     return Finished(image, chosen.name, spec, saved.command, began, time.time(), outcome)
+
+
+def _need_terminal() -> None:
+    """Raise UsageError if standard input is no terminal."""
+    try:
+        terminal.find()
+    except UsageError as error:
+        raise UsageError(
+            "the payload has a terminal (-t), and goes on on that of 'restore'; here is none",
+            hint="run it from a terminal (ssh -t, srun --pty); script(1) makes one for a job",
+        ) from error
 
 
 def find_image(saved: Manifest) -> Image:

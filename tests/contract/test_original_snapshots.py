@@ -54,6 +54,16 @@ def test_snapshot_is_merged_at_the_next_start(job: AppPot) -> None:
     assert start(job, "ls", "/data").text == "drop\nkeep\n"
 
 
+def test_snapshot_of_a_cow_file_that_was_used_before(job: AppPot) -> None:
+    pair = f"abc.cow,{image_of(job)}"
+    assert start(job, "--apppot", pair, "sh", "-c", "echo more >/data/new").status == 0
+    snap = ("sh", "-c", "apppot-snap changes my.changes.tar.gz")
+    made = start(job, "--apppot", pair, *snap)
+    assert made.status == 0, made.complaint
+    done = start(job, "--changes", "my.changes.tar.gz", "cat", "/data/new")
+    assert (done.status, done.text) == (0, "more\n"), done.complaint
+
+
 def gnu_archive(job: AppPot, folder: str, path: str, *options: str) -> None:
     """Archive what has changed in a folder since its state in FOLDER.snar, as the original did."""
     subprocess.run(

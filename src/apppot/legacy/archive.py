@@ -28,7 +28,7 @@ _KNOWN = (
     *(tarfile.GNUTYPE_SPARSE, DUMPED),
 )
 # The machine's own, not the image's.
-_SKIPPED = ("dev", "proc", "sys", "run", "home/user/job")
+_SKIPPED = ("dev", "proc", "sys", "run", "home/user/job", "usr/local/bin/apppot-snap")
 _OLD_GNU = b"ustar  \0"
 _LATEST = 1 << 33  # seconds; what is beyond is no time of a change
 

@@ -9,20 +9,25 @@ import io
 import os
 import platform
 import random
+import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from apppot import kit
 from apppot.errors import KitError
+from tests.unit import erofs_reader
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-WRITE, PWRITE, FSYNC = 1, 18, 74  # x86_64
+WRITE, PWRITE, CLOSE = 1, 18, 3  # x86_64
 DESCRIPTOR, COUNT = 0, 2  # arguments of write and pwrite
 PAGE = 4096
 # Fail calls of number N whose argument A is at least V with ENOSPC, then be the program.
@@ -98,7 +103,7 @@ def test_it_succeeds_under_a_filter_that_forbids_nothing(
         ((), (WRITE, DESCRIPTOR, 3)),  # the copy of the files' contents
         (("-zlz4",), (WRITE, DESCRIPTOR, 3)),
         (("--sort=none", "-Enoinline_data"), (PWRITE, COUNT, PAGE + 1)),  # straight to the image
-        ((), (FSYNC, DESCRIPTOR, 3)),  # what the kernel finds out later
+        ((), (CLOSE, DESCRIPTOR, 3)),  # what NFS finds out last
     ],
 )
 def test_a_write_that_fails_is_an_error(
@@ -130,3 +135,21 @@ def test_long_extended_attributes(program: str, tmp_path: Path, size: int) -> No
     done = subprocess.run(words, input=archive.getvalue(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert value.encode() in image.read_bytes()
+
+
+@settings(max_examples=40, deadline=None)
+@given(names=st.lists(st.text("-.+a~é", min_size=1, max_size=3), min_size=1, max_size=40))
+def test_names_in_any_order_and_again(program: str, names: list[str]) -> None:
+    """In order they are found quickly; out of it, or given again, as well."""
+    wanted, archive = {}, io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as out:
+        for number, name in enumerate(name for name in names if name not in {".", ".."}):
+            wanted[f"d/{name}".encode()] = text = str(number).encode()
+            member = tarfile.TarInfo(f"d/{name}")
+            member.size = len(text)
+            out.addfile(member, io.BytesIO(text))
+    with tempfile.NamedTemporaryFile() as image:
+        words = [program, "--quiet", "--tar=f", "--sort=none", "-b4096", image.name]
+        subprocess.run(words, input=archive.getvalue(), capture_output=True, check=True)
+        found = erofs_reader.Reader(image.name).tree()
+    assert {path: node.data for path, node in found.items() if stat.S_ISREG(node.mode)} == wanted

@@ -187,6 +187,42 @@ def test_one_damaged_bit_is_found_and_the_file_named(
     assert not machine.runs
 
 
+class Sated(Machine):
+    """A machine that has all that it needs before the end, and `closes` the pipe."""
+
+    def __init__(self, *, closes: bool) -> None:
+        self._closes = closes
+
+    def _load(self, reader: int) -> None:
+        self.loaded, self.reader = os.read(reader, 1 << 16), reader
+        if self._closes:
+            os.close(reader)
+
+
+def test_memory_that_is_not_read_to_its_end_is_checked_to_its_end(
+    tmp_path: Path, checkpoint: Manifest
+) -> None:
+    machine = Sated(closes=True)
+    load(tmp_path, checkpoint, machine)
+    assert machine.runs
+    flip(tmp_path / "memory-1", len(NOISE) // 2)
+    machine = Sated(closes=True)
+    with pytest.raises(MachineError, match=f"{tmp_path} is damaged: memory-1: "):
+        load(tmp_path, checkpoint, machine)
+    assert not machine.runs
+
+
+def test_memory_that_cannot_be_checked_is_not_believed(
+    tmp_path: Path, checkpoint: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_PATIENCE", 0.05)
+    machine = Sated(closes=False)
+    with pytest.raises(MachineError, match="is damaged: memory-1: there is more in it"):
+        load(tmp_path, checkpoint, machine)
+    os.close(machine.reader)
+    assert not machine.runs
+
+
 @pytest.fixture
 def terminated() -> Iterator[None]:
     """Let a TERM wait, as one does while signals are held."""

@@ -17,8 +17,8 @@ _PIECE = 1 << 20
 class Feed:
     """A pipe that gives all that is packed in a file.
 
-    `ended` is set when all has been taken, or its reader has gone. What is damaged ends too early,
-    which the reader notices; then `trouble` says what was found.
+    `ended` is set when all has been unpacked, and taken by its reader if that has not gone. What is
+    damaged ends too early, which the reader notices; then `trouble` says what was found.
     """
 
     def __init__(self, memory: int, stack: ExitStack) -> None:
@@ -26,6 +26,7 @@ class Feed:
         self.trouble = ""
         self.ended = threading.Event()
         self._written = 0
+        self._wanted = True
         self.reader, writer = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, self.reader)
         threading.Thread(target=self._run, args=(memory, writer), daemon=True).start()
@@ -34,9 +35,7 @@ class Feed:
         try:
             self._unpack(memory, writer)
             if not self._written:  # QEMU waits for a first byte, and does not see the pipe's end
-                os.write(writer, b"\0")
-        except OSError:
-            pass  # whoever has read it has gone
+                self._give(memoryview(b"\0"), writer)
         finally:
             os.close(writer)
             os.close(memory)
@@ -55,7 +54,14 @@ class Feed:
             except (OSError, zstd.ZstdError) as error:
                 self.trouble = str(error)
                 return
-            while data:
+            self._give(data, writer)
+
+    def _give(self, data: memoryview, writer: int) -> None:
+        """Write while there is a reader; the checksum at the end is for what it has read, too."""
+        try:
+            while data and self._wanted:
                 done = os.write(writer, data)
                 self._written += done
                 data = data[done:]
+        except OSError:
+            self._wanted = False

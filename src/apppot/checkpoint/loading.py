@@ -69,8 +69,10 @@ class Loading:
         """Wait until all is loaded and checked, and let the machine run; raises AppPotError."""
         with self._explained(machine):
             monitor.wait_until_loaded(self._memory.ended, _look)
-        self._memory.ended.wait(_PATIENCE)
-        self._check_memory()  # QEMU may have all that it needs, before the end that tells damage
+        # QEMU may have all that it needs, before the end that tells damage.
+        if not self._memory.ended.wait(_PATIENCE):
+            raise self._damaged("there is more in it than QEMU has read")
+        self._check_memory()
         for disk, digest in self._checks:
             self._check(disk, digest)
         with self._explained(machine):
@@ -86,7 +88,10 @@ class Loading:
 
     def _check_memory(self) -> None:
         if self._memory.trouble:
-            raise manifests.damage(self._folder, self._saved.memory, self._memory.trouble)
+            raise self._damaged(self._memory.trouble)
+
+    def _damaged(self, found: str) -> MachineError:
+        return manifests.damage(self._folder, self._saved.memory, found)
 
     def _check(self, disk: Disk, digest: Digest) -> None:
         try:

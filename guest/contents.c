@@ -13,13 +13,13 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "overlay.h"
+
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
 
 enum { HOLE_MIN = 65536, SHORT_FILE = 4 << 20, NUMBER_LINE = 24, MOST_OPEN = 256 };
-
-static const char overlay_notes[] = "trusted.overlay.";
 
 /* A path by which the extended attributes of any kind of file can be had, without following it. */
 static void attribute_path(char *text, size_t size, int folder, const char *name)
@@ -30,7 +30,7 @@ static void attribute_path(char *text, size_t size, int folder, const char *name
 static bool one_attribute(int fd, const char *path, const char *name, struct tar_records *records)
 {
     static char value[XATTR_SIZE_MAX];
-    if (strncmp(name, overlay_notes, sizeof overlay_notes - 1) == 0)
+    if (overlay_is_note(name))
         return true;
     ssize_t size = fd >= 0 ? fgetxattr(fd, name, value, sizeof value)
                            : lgetxattr(path, name, value, sizeof value);

@@ -28,22 +28,22 @@ static bool is_deleted(int folder, const char *name, unsigned char type)
 }
 
 /* Adds a line: 'd' for a deleted file or 'f', the mark, the name. */
-static bool add(struct listing *listing, size_t *used, size_t *room, const char *name, bool deleted)
+static bool add(struct listing *listing, const char *name, bool deleted)
 {
     size_t size = 1 + MARK + strlen(name) + 1;
-    if (*used + size > *room) {
-        size_t more = 2 * (*room + size) + 1024;
+    if (listing->used + size > listing->room) {
+        size_t more = 2 * (listing->room + size) + 1024;
         char *text = realloc(listing->text, more);
         if (text == NULL)
             return false;
         listing->text = text;
-        *room = more;
+        listing->room = more;
     }
-    char *at = listing->text + *used;
+    char *at = listing->text + listing->used;
     *at = deleted ? 'd' : 'f';
     memcpy(at + 1, mark, MARK);
     strcpy(at + 1 + MARK, name);
-    *used += size;
+    listing->used += size;
     listing->count++;
     return true;
 }
@@ -69,8 +69,8 @@ static bool sort(struct listing *listing)
 }
 
 /* What getdents64(2) has given. */
-static bool take(struct listing *listing, size_t *used, size_t *room, int folder, bool overlay,
-                 const char *entries, size_t size)
+static bool take(struct listing *listing, int folder, bool overlay, const char *entries,
+                 size_t size)
 {
     uint16_t length;
     for (const char *at = entries; at < entries + size; at += length) {
@@ -79,7 +79,7 @@ static bool take(struct listing *listing, size_t *used, size_t *room, int folder
         if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
             continue;
         bool deleted = overlay && is_deleted(folder, name, (unsigned char)at[TYPE_AT]);
-        if (!add(listing, used, room, name, deleted))
+        if (!add(listing, name, deleted))
             return false;
     }
     return true;
@@ -89,10 +89,9 @@ static bool take(struct listing *listing, size_t *used, size_t *room, int folder
 static bool read_all(struct listing *listing, int folder, bool overlay)
 {
     static char entries[ENTRIES_SIZE];
-    size_t used = 0, room = 0;
     long size;
     while ((size = syscall(SYS_getdents64, folder, entries, sizeof entries)) > 0)
-        if (!take(listing, &used, &room, folder, overlay, entries, (size_t)size))
+        if (!take(listing, folder, overlay, entries, (size_t)size))
             return false;
     return size == 0;
 }

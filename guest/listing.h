@@ -12,10 +12,11 @@ struct listing {
     } *files;
     size_t count;
     char *text;
+    size_t used, room;
 };
 
-/* Reads the names in a folder that was just opened, sorted by their bytes. In an overlay's upper folder a deleted file is
- * at the place of its mark, `.wh.NAME`. False with errno. */
+/* Reads the names in a folder that was just opened, sorted by their bytes. In an overlay's upper
+ * folder a deleted file is at the place of its mark, `.wh.NAME`. False with errno. */
 bool listing_read(struct listing *listing, int folder, bool overlay);
 void listing_free(struct listing *listing);
 

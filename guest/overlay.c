@@ -17,8 +17,13 @@
 #define SYS_openat2 437
 #endif
 
-static const char notes_prefix[] = "trusted.overlay.";
+static const char note[] = "trusted.overlay.";
 static const char opaque[] = "trusted.overlay.opaque", redirect[] = "trusted.overlay.redirect";
+
+bool overlay_is_note(const char *name)
+{
+    return strncmp(name, note, sizeof note - 1) == 0;
+}
 
 struct overlay_notes overlay_notes(int folder)
 {
@@ -72,8 +77,10 @@ static bool has_all(int one, int other)
 {
     static char names[XATTR_LIST_MAX];
     ssize_t size = flistxattr(one, names, sizeof names);
+    if (size < 0)
+        return true; /* its file system has none */
     for (const char *at = names; at < names + size; at += strlen(at) + 1)
-        if (strncmp(at, notes_prefix, sizeof notes_prefix - 1) != 0 && !same_value(one, other, at))
+        if (!overlay_is_note(at) && !same_value(one, other, at))
             return false;
     return true;
 }

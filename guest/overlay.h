@@ -3,7 +3,6 @@
 #define APPPOT_OVERLAY_H
 
 #include <stdbool.h>
-#include <sys/stat.h>
 
 struct overlay_notes {
     /* It hides the layers' folder of the same name. */
@@ -13,6 +12,8 @@ struct overlay_notes {
 };
 
 struct overlay_notes overlay_notes(int folder);
+/* Whether an extended attribute is one of overlayfs's own. */
+bool overlay_is_note(const char *name);
 
 /* Opens the folder of this path in the topmost of the lowest `layers` layers that has one; or -1. */
 int overlay_lower(unsigned layers, const char *path);

@@ -286,10 +286,10 @@ def test_names_cannot_write_to_the_terminal() -> None:
     assert "ü" in text
 
 
-def changed(store: Store, name: str, base: str, *layers: bytes) -> None:
+def changed(store: Store, name: str, base: str, *layers: bytes, replace: bool = False) -> None:
     """Add an image that was made from `base` by changes."""
     notes = saving.base_annotations(resolve(base))
-    add(store, name, *layers, annotations=notes)
+    add(store, name, *layers, annotations=notes, replace=replace)
 
 
 def test_a_base_that_is_changes_itself_is_told(store: Store) -> None:
@@ -302,3 +302,10 @@ def test_a_base_that_is_changes_itself_is_told(store: Store) -> None:
     store.remove(["a:1"])
     assert saving_changes.lowest(changes.of_image("c:1").base) == ""
     assert saving_changes.lowest(changes.of_image("d:1").base) == "b:1"
+
+
+def test_images_that_name_each_other_as_their_base_are_no_endless_chain(store: Store) -> None:
+    add(store, "a:1", b"base")
+    changed(store, "b:1", "a:1", b"base")
+    changed(store, "a:1", "b:1", b"base", replace=True)
+    assert saving_changes.lowest(changes.base_of(resolve("a:1"))) == ""
